@@ -1,0 +1,1 @@
+"""The adapter to Apache Kafka; the only place that imports aiokafka."""
