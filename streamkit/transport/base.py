@@ -1,0 +1,242 @@
+"""What the engine asks of a message log: the protocols that every transport fulfils.
+
+Offsets, partitions and timestamps are Kafka's. Times are seconds, but record timestamps, which are milliseconds since
+the epoch. Methods raise the errors defined here and no client library's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from streamkit.errors import StreamkitError
+from streamkit.record import Headers, TopicPartition
+
+NO_GENERATION = -1
+
+
+class TransportError(StreamkitError):
+    """The log could not do what was asked. Trying again may help."""
+
+
+class Unreachable(TransportError):
+    """No broker answered in time."""
+
+
+class CommitRejected(TransportError):
+    """The commit belongs to an assignment that has ended. Nothing of it was stored."""
+
+
+class MetadataTooLarge(TransportError):
+    """The broker refuses commit metadata of this length (`offset.metadata.max.bytes`)."""
+
+
+class RecordTooLarge(TransportError):
+    """The broker refuses a record or a batch for its size (`max.message.bytes`). Nothing of it was stored."""
+
+
+class Refused(TransportError):
+    """The broker will not do this, now or later: not authorised, an invalid request, a failed login."""
+
+
+class TopicMissing(TransportError):
+    """The topic does not exist."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"topic {topic!r} does not exist")
+        self.topic = topic
+
+
+class OffsetOutOfRange(TransportError):
+    """The log does not hold the offset that was to be read next."""
+
+    def __init__(self, partition: TopicPartition, offset: int) -> None:
+        super().__init__(f"{partition.topic}[{partition.partition}] holds no offset {offset}")
+        self.partition = partition
+        self.offset = offset
+
+
+class FetchFailed(TransportError):
+    """A record cannot be fetched at all, and passing over it would lose it: corrupt, or larger than a fetch."""
+
+
+class ConsumedRecord(Protocol):
+    """One record as it lies in the log. aiokafka's ConsumerRecord is one."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
+class CommittedOffset(NamedTuple):
+    """The next offset to process, and the text that the group stored with it."""
+
+    offset: int
+    metadata: str = ""
+
+
+class LogRange(NamedTuple):
+    """The offsets a reader may see: `start` is the first that is kept, `end` the next to come.
+
+    Under read_committed, `end` is the last stable offset.
+    """
+
+    start: int
+    end: int
+
+
+class TopicInfo(NamedTuple):
+    partitions: int
+    max_message_bytes: int | None  # None: the broker did not say
+
+
+@dataclass(frozen=True, slots=True)
+class NewTopic:
+    name: str
+    partitions: int
+    replication: int | None = None  # None: the broker's default
+    config: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class RebalanceListener(Protocol):
+    """Told of every change of the assignment, and waited for: the group stands still until it returns."""
+
+    async def revoked(self, partitions: Collection[TopicPartition], *, lost: bool) -> None:
+        """The partitions are about to go. `lost`: they are gone already, so nothing of them may be committed."""
+        ...
+
+    async def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """The whole new assignment. Every partition must be sought before it is polled."""
+        ...
+
+
+class Consumer(Protocol):
+    """One member of one consumer group. Used by one event loop; polled by one task."""
+
+    @property
+    def generation(self) -> int:
+        """The group's generation that the present assignment belongs to; NO_GENERATION outside of one."""
+        ...
+
+    @property
+    def lease(self) -> float:
+        """Loop time until which the group is known to count this member in: last heartbeat + session timeout."""
+        ...
+
+    async def start(self) -> None:
+        """Connect. Raises Unreachable or Refused."""
+        ...
+
+    def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
+        """Join the group. Errors of the listener and of the membership are raised by `poll`."""
+        ...
+
+    async def poll(
+        self, partitions: Collection[TopicPartition], *, max_records: int, timeout: float
+    ) -> Mapping[TopicPartition, Sequence[ConsumedRecord]]:
+        """Records of these partitions in log order, at most `max_records` together.
+
+        Waits up to `timeout` for the first; with no partitions it only shows the group that the member is alive. May
+        take longer while the group rebalances, and may then return records that were fetched before: whoever polls
+        must compare assignments before and after. Raises OffsetOutOfRange, FetchFailed, Refused.
+        """
+        ...
+
+    def position(self, partition: TopicPartition) -> int:
+        """The next offset to fetch. Moves past markers and holes that are never delivered."""
+        ...
+
+    def seek(self, partition: TopicPartition, offset: int) -> None: ...
+
+    async def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
+        """What the group has committed; partitions without a commit are absent. Raises TransportError."""
+        ...
+
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], generation: int) -> None:
+        """Store the offsets in one attempt, as a member of `generation` and no other.
+
+        Raises CommitRejected, MetadataTooLarge, or another TransportError after which trying again may help.
+        """
+        ...
+
+    def partition_count(self, topic: str) -> int:
+        """As known from the latest metadata; 0 when the topic is not in it."""
+        ...
+
+    async def stop(self) -> None:
+        """Leave the group and close. Does not call the listener, and does not raise."""
+        ...
+
+
+class BatchBuilder(Protocol):
+    def append(
+        self, *, key: bytes | None, value: bytes | None, timestamp: int, headers: Headers
+    ) -> object | None:
+        """Add a record; None when it does not fit any more (never for the first)."""
+        ...
+
+
+class Producer(Protocol):
+    """Idempotent, acks=all. After any failed batch it is broken: stop it and make another."""
+
+    async def start(self) -> None: ...
+
+    async def partition_count(self, topic: str) -> int:
+        """Raises TopicMissing."""
+        ...
+
+    def batch(self, limit: int) -> BatchBuilder:
+        """An empty batch of at most `limit` bytes."""
+        ...
+
+    async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[object]:
+        """Queue the batch, waiting while an earlier one of the partition is queued; the future is its
+        acknowledgement, and fails with RecordTooLarge, Refused or another TransportError."""
+        ...
+
+    async def stop(self) -> None:
+        """Close, within a bounded time, whatever is still unacknowledged. Does not raise."""
+        ...
+
+
+class Admin(Protocol):
+    """Looks at the log from outside of any group."""
+
+    async def start(self) -> None: ...
+
+    async def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
+        """The topics that exist. Never creates one."""
+        ...
+
+    async def create_topics(self, topics: Sequence[NewTopic]) -> None:
+        """Create those that do not exist. Raises Refused."""
+        ...
+
+    async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]: ...
+
+    async def committed(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, CommittedOffset]: ...
+
+    async def stop(self) -> None: ...
+
+
+class Transport(Protocol):
+    """Makes clients. Making one does no I/O."""
+
+    def consumer(self, group: str) -> Consumer: ...
+    def producer(self) -> Producer: ...
+    def admin(self) -> Admin: ...
