@@ -1,0 +1,111 @@
+"""Which partitions may be fetched now, and how much: the bounds on what is held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Generic, NamedTuple, TypeVar
+
+P = TypeVar("P", bound=Hashable)
+
+CLOSE_AT = 1.0
+REOPEN_AT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLimits:
+    """How much of a log may be in memory at once; `ValueError` if a limit is below 1.
+
+    The record limits are never exceeded. `bytes` may be, by what one fetch brings: sizes are
+    known only afterwards.
+    """
+
+    partition_unsettled: int = 10_000  # records not settled, of one partition
+    partition_window: int = 24_000  # records from the lowest unsettled one on, of one partition
+    records: int = 100_000  # records not settled, of all partitions
+    bytes: int = 256 * 1024 * 1024  # bytes of the records not settled, of all partitions
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name} must be at least 1")
+
+
+class Load(NamedTuple):
+    """What one partition holds; records that wait for a retry count as unsettled."""
+
+    unsettled: int
+    window: int
+    bytes: int
+
+
+class Flow(Generic[P]):
+    """Opens and closes partitions so that what is held stays within the limits.
+
+    A partition closes when it reaches a bound and opens again at half of it, so that intake comes
+    in stretches, not record by record. Half of each total is split evenly over the partitions as
+    their guaranteed share, the other half is a common pool: a hung partition can fill the pool,
+    but not what the others are guaranteed.
+    """
+
+    def __init__(self, limits: FlowLimits) -> None:
+        self._limits = limits
+        self._closed: set[P] = set()
+
+    def open(self, loads: Mapping[P, Load]) -> dict[P, int]:
+        """The partitions that may be fetched now, with their room in records, at least 1.
+
+        `loads` names every assigned partition; those that it no longer names are forgotten. The
+        rooms share one pool: see `next_fetch` for what may be taken in one go.
+        """
+        records = _Total(self._limits.records, [load.unsettled for load in loads.values()])
+        size = _Total(self._limits.bytes, [load.bytes for load in loads.values()])
+        rooms: dict[P, int] = {}
+        for partition, load in loads.items():
+            bounds = self._limits.partition_unsettled, records.allowance(load.unsettled)
+            window = self._limits.partition_window
+            level = max(
+                _level(load.unsettled, min(bounds)),
+                _level(load.window, window),
+                _level(load.bytes, size.allowance(load.bytes)),
+            )
+            if not (load.unsettled and self._stays_closed(partition, level)):
+                rooms[partition] = max(1, min(min(bounds) - load.unsettled, window - load.window))
+        self._closed = {partition for partition in loads if partition not in rooms}
+        return rooms
+
+    def _stays_closed(self, partition: P, level: float) -> bool:
+        return level > REOPEN_AT if partition in self._closed else level >= CLOSE_AT
+
+
+def next_fetch(rooms: Mapping[P, int], at_most: int) -> tuple[list[P], int]:
+    """The partitions to fetch from together, and the most records to take from all of them.
+
+    No partition in the fetch has less room than the whole fetch may bring, so all limits hold
+    however it spreads. A partition that is nearly full waits, instead of making every fetch tiny;
+    none waits for ever, since one with nothing unsettled has as much room as any.
+    """
+    records = min(at_most, max(rooms.values(), default=0))
+    return [partition for partition, room in rooms.items() if room >= records], records
+
+
+class _Total:
+    """A limit on what all partitions hold together."""
+
+    def __init__(self, limit: int, used: Iterable[int]) -> None:
+        used = list(used)
+        self._share = limit // (2 * max(1, len(used)))
+        self._pool = limit - self._share * len(used)
+        self._excess = sum(self._over(n) for n in used)
+
+    def allowance(self, used: int) -> int:
+        """What a partition that holds `used` may hold: its share and what the others left."""
+        others = self._excess - self._over(used)
+        return self._share + max(0, self._pool - others)
+
+    def _over(self, used: int) -> int:
+        return max(0, used - self._share)
+
+
+def _level(used: int, bound: int) -> float:
+    return used / bound if bound else CLOSE_AT
