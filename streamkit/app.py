@@ -1,0 +1,280 @@
+"""The app: what a program declares. It runs nothing; `streamkit worker` does."""
+
+import inspect
+import sys
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar, final, overload
+
+from typing_extensions import TypeForm
+
+from streamkit.agent import Agent, OnGap, OrderBy, StartFrom, WithoutSink, WithRekeyedSink, WithSink
+from streamkit.checks import one_of, optional, positive, seconds, valid_name, valid_topic_name
+from streamkit.codec import Codec, codec_for, key_codec_for
+from streamkit.durations import Duration
+from streamkit.errors import DeclarationError
+from streamkit.record import Record
+from streamkit.settings import Settings, SettingValue, check_app_settings
+from streamkit.shapes import Ends, check_shape, read_signature
+from streamkit.topic import PortHolder, Topic
+
+K = TypeVar("K")
+V = TypeVar("V")
+O = TypeVar("O")  # noqa: E741
+
+
+@final
+class App:
+    """Topics and agents under one name.
+
+    `brokers` and any other setting of docs/settings.md may be given here; the environment and the command line win over
+    them. Raises ConfigurationError for a setting that does not exist or has a bad value.
+    """
+
+    def __init__(self, name: str, *, brokers: str | Sequence[str] | None = None, **settings: SettingValue) -> None:
+        self.name = valid_name("app", name)
+        self.given_settings: Mapping[str, SettingValue] = MappingProxyType({"brokers": brokers, **settings})
+        check_app_settings(self.given_settings)
+        self.port = PortHolder()
+        self._topics: dict[str, Topic[Any, Any]] = {}
+        self._agents: dict[str, Agent[Any, Any]] = {}
+
+    @property
+    def topics(self) -> Mapping[str, Topic[Any, Any]]:
+        """The declared topics by name."""
+        return MappingProxyType(self._topics)
+
+    @property
+    def agents(self) -> Mapping[str, Agent[Any, Any]]:
+        """The declared agents by name."""
+        return MappingProxyType(self._agents)
+
+    def settings(self, command_line: Mapping[str, SettingValue], environ: Mapping[str, str]) -> Settings:
+        """The settings of a worker of this app. Raises ConfigurationError; see `Settings.load`."""
+        return Settings.load(command_line, environ, self.given_settings)
+
+    @overload
+    def topic(
+        self,
+        name: str,
+        *,
+        value: TypeForm[V],
+        key: TypeForm[K],
+        codec: Codec[V] | None = None,
+        partitions: int | None = None,
+        replication: int | None = None,
+        retention: Duration | None = None,
+        config: Mapping[str, str] = MappingProxyType({}),
+    ) -> Topic[K, V]: ...
+    @overload
+    def topic(
+        self,
+        name: str,
+        *,
+        value: TypeForm[V],
+        codec: Codec[V] | None = None,
+        partitions: int | None = None,
+        replication: int | None = None,
+        retention: Duration | None = None,
+        config: Mapping[str, str] = MappingProxyType({}),
+    ) -> Topic[str, V]: ...
+    def topic(
+        self,
+        name: str,
+        *,
+        value: Any,
+        key: Any = str,
+        codec: Codec[Any] | None = None,
+        partitions: int | None = None,
+        replication: int | None = None,
+        retention: Duration | None = None,
+        config: Mapping[str, str] = MappingProxyType({}),
+    ) -> Topic[Any, Any]:
+        """Declare a topic.
+
+        Values are JSON of dict, Any, a dataclass or a msgspec.Struct, or `str` (UTF-8) or `bytes`; `codec` overrides.
+        Keys are str, bytes, int (decimal) or UUID. With `value=Order | None` a null value (tombstone) is read as None.
+        `partitions`, `replication`, `retention` and `config` are for `--create-topics`.
+
+        The same topic may be declared again with the same arguments. Raises DeclarationError otherwise, and for a name
+        or a type that cannot be.
+        """
+        label = f"topic {name!r}"
+        topic: Topic[Any, Any] = Topic(
+            name=valid_topic_name(name),
+            key_type=key,
+            value_type=value,
+            key_codec=_declared(f"{label}, key", key_codec_for, key),
+            value_codec=_declared(f"{label}, value", codec_for, value, codec),
+            partitions=optional(positive, f"{label}, partitions", partitions),
+            replication=optional(positive, f"{label}, replication", replication),
+            retention=optional(seconds, f"{label}, retention", retention),
+            config=MappingProxyType(dict(config)),
+            codec=codec,
+            app_port=self.port,
+        )
+        known = self._topics.setdefault(name, topic)
+        if known is not topic:
+            _same_declaration(known, topic)
+        return known
+
+    @overload
+    def agent(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        topic: Topic[K, V],
+        *,
+        sink: Topic[K, O],
+        name: str | None = None,
+        group: str | None = None,
+        concurrency: int = 1,
+        order_by: OrderBy | Callable[[Record[K, V]], Hashable] = "key",
+        timeout: Duration | None = None,
+        start_from: StartFrom = "earliest",
+        on_gap: OnGap = "stop",
+    ) -> WithSink[K, V, O]: ...
+    @overload
+    def agent(
+        self,
+        topic: Topic[K, V],
+        *,
+        sink: Topic[Any, O],
+        name: str | None = None,
+        group: str | None = None,
+        concurrency: int = 1,
+        order_by: OrderBy | Callable[[Record[K, V]], Hashable] = "key",
+        timeout: Duration | None = None,
+        start_from: StartFrom = "earliest",
+        on_gap: OnGap = "stop",
+    ) -> WithRekeyedSink[K, V, O]: ...
+    @overload
+    def agent(
+        self,
+        topic: Topic[K, V],
+        *,
+        name: str | None = None,
+        group: str | None = None,
+        concurrency: int = 1,
+        order_by: OrderBy | Callable[[Record[K, V]], Hashable] = "key",
+        timeout: Duration | None = None,
+        start_from: StartFrom = "earliest",
+        on_gap: OnGap = "stop",
+    ) -> WithoutSink[K, V]: ...
+    def agent(
+        self,
+        topic: Topic[Any, Any],
+        *,
+        sink: Topic[Any, Any] | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        concurrency: int = 1,
+        order_by: OrderBy | Callable[[Record[Any, Any]], Hashable] = "key",
+        timeout: Duration | None = None,
+        start_from: StartFrom = "earliest",
+        on_gap: OnGap = "stop",
+    ) -> Any:
+        """Declare an agent: the decorated async function handles the topic's records.
+
+        It takes the value, or the whole `Record[K, V]`; what it returns (or yields, any number) goes to `sink` under
+        the record's key, None is not sent. Up to `concurrency` records are handled at a time, in order within a key, or as
+        `order_by` says: "key", "partition", "none", or a function of the record. A handler that takes longer than
+        `timeout` is cancelled and has failed. `start_from` counts when the group has never committed; `on_gap` says
+        what to do when records were lost before they were read. The group is `<app>.<agent>` unless given; the agent's
+        name is the function's unless given.
+
+        Raises DeclarationError, naming agent and parameter, if handler and topics do not fit.
+        """
+        _check_topic("topic", topic)
+        if sink is not None:
+            _check_topic("sink", sink)
+        scope = sys._getframe(1).f_locals  # for types that are local to the place of the declaration
+
+        def declare(handler: Callable[[Any], Any]) -> Agent[Any, Any]:
+            agent_name = valid_name("agent", name or _handler_name(handler))
+            label = f"agent {agent_name!r}"
+            ends = _ends(topic, sink)
+            signature = read_signature(agent_name, handler, scope)
+            agent: Agent[Any, Any] = Agent(
+                name=agent_name,
+                group=valid_name(f"{label}, group", f"{self.name}.{agent_name}" if group is None else group),
+                topics=(self._own(f"{label}, topic", topic),),
+                sink=None if sink is None else self._own(f"{label}, sink", sink),
+                handler=handler,
+                shape=check_shape(signature, ends),
+                is_generator=signature.is_generator,
+                concurrency=positive(f"{label}, concurrency", concurrency),
+                order_by=_valid_order(label, order_by),
+                timeout=optional(seconds, f"{label}, timeout", timeout),
+                start_from=one_of(f"{label}, start_from", start_from, ("earliest", "latest")),
+                on_gap=one_of(f"{label}, on_gap", on_gap, ("stop", "earliest", "latest")),
+            )
+            self._register(agent)
+            return agent
+
+        return declare
+
+    def _own(self, label: str, topic: Topic[Any, Any]) -> Topic[Any, Any]:
+        if self._topics.get(topic.name) is not topic:
+            raise DeclarationError(
+                f"{label}: {topic!r} was declared by another app; declare it with this one's .topic()"
+            )
+        return topic
+
+    def _register(self, agent: Agent[Any, Any]) -> None:
+        if agent.name in self._agents:
+            raise DeclarationError(
+                f"agent {agent.name!r} is declared twice in app {self.name!r}; give one another name="
+            )
+        for other in self._agents.values():
+            if other.group == agent.group:
+                raise DeclarationError(
+                    f"agent {agent.name!r}, group: {agent.group!r} is the group of agent {other.name!r} already; "
+                    "each agent needs its own"
+                )
+        self._agents[agent.name] = agent
+
+
+def _check_topic(parameter: str, topic: object) -> None:
+    if not isinstance(topic, Topic):
+        raise DeclarationError(
+            f"App.agent, {parameter}: {topic!r} is not a topic. Declare one, `orders = app.topic(NAME, value=TYPE)`, "
+            "and write `@app.agent(orders)`"
+        )
+
+
+def _handler_name(handler: object) -> object:
+    return getattr(handler, "__name__", None) or f"{type(handler).__name__} without a __name__; give name="
+
+
+def _ends(topic: Topic[Any, Any], sink: Topic[Any, Any] | None) -> Ends:
+    if sink is None:
+        return Ends(topic.name, topic.key_type, topic.value_type)
+    return Ends(topic.name, topic.key_type, topic.value_type, sink.name, sink.key_type, sink.value_type)
+
+
+def _valid_order(label: str, order_by: Any) -> Any:
+    if callable(order_by):
+        if inspect.iscoroutinefunction(order_by):
+            raise DeclarationError(
+                f"{label}, order_by: the function must not be async; it is called before the handler"
+            )
+        return order_by
+    if order_by in ("key", "partition", "none"):
+        return order_by
+    raise DeclarationError(f"{label}, order_by: {order_by!r} is none of 'key', 'partition', 'none' or a function")
+
+
+def _declared(label: str, choose: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return choose(*arguments)
+    except TypeError as error:
+        raise DeclarationError(f"{label}: {error}") from error
+
+
+def _same_declaration(known: Topic[Any, Any], again: Topic[Any, Any]) -> None:
+    for name in ("key_type", "value_type", "codec", "partitions", "replication", "retention", "config"):
+        first, second = getattr(known, name), getattr(again, name)
+        if first != second:
+            raise DeclarationError(
+                f"topic {known.name!r} is declared twice, with {name}={first!r} and with {name}={second!r}; "
+                "declare it once and import it"
+            )
