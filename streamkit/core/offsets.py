@@ -121,7 +121,7 @@ class OffsetWindow:
         # The last run ends with its last record: what follows it may not have been read yet.
         bounds = self._offsets[:]
         bounds.append(bounds[-1] + 1 if bounds else self._next)
-        runs = map(re.Match.span, _SETTLED_RUN.finditer(self._done, self._head))
+        runs = (run.span() for run in _SETTLED_RUN.finditer(self._done, self._head))
         return [(bounds[start], bounds[end]) for start, end in runs]
 
     def _advance(self) -> None:
