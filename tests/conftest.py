@@ -56,6 +56,15 @@ def _no_thread_outlives_its_test() -> Iterator[None]:
         assert not thread.is_alive(), f"the test left the thread {thread.name} running"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses the genuine Kafka, for `-m genuine`: by fixture, or by a parameter of that name."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            parameters = item.callspec.id.split("-") if hasattr(item, "callspec") else []
+            if "genuine" in [*item.fixturenames, *parameters]:
+                item.add_marker("genuine")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line, for example: `skipped: 12 × no genuine Kafka: Maven is missing (Debian: maven)`."""
     reports = terminalreporter.stats.get("skipped", [])

@@ -1,0 +1,79 @@
+# `make` lists the targets. Whatever runs prints the seconds it took. VENV=path uses another virtual environment,
+# PYTHON=python3.x another interpreter, ARGS="-k word" goes to pytest.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+CODE := $(wildcard streamkit apps benchmarks tests)
+BENCHMARKS := throughput concurrency memory
+CHECKS := ruff format mypy basedpyright imports typing
+
+# $(call stage,name,command): run the command, print its seconds, keep its exit code.
+stage = @start=$$(date +%s); code=0; { $(2); } || code=$$?; echo "-- $(1): $$(($$(date +%s) - start)) s"; exit $$code
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test coverage test-kafka chaos bench $(BENCHMARKS:%=bench-%) mutants docs format \
+	check $(CHECKS:%=check-%)
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+setup: $(VENV)/.ready ## a virtual environment with everything; once, and again when pyproject.toml changes
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamkit needs Python 3.11 or later; this is " + sys.version)'
+	$(call stage,virtual environment,$(PYTHON) -m venv $(VENV))
+	$(call stage,install,$(BIN)/python -m pip install --quiet --editable '.[test]')
+	@touch $@
+
+demo: setup ## real flights through agents on an embedded broker; KEEP=1 keeps it running
+	$(call stage,demo,$(BIN)/python -m apps.flights)
+
+test: setup ## all tests; with Java 17 and Maven also on a genuine Kafka
+	$(call stage,jars of Kafka,$(BIN)/python -m tests.kafka.server --fetch)
+	$(call stage,tests,$(BIN)/python -m pytest $(ARGS))
+	@$(MAKE) --no-print-directory coverage
+
+coverage: setup ## the tests of streamkit/core cover every line and branch of it
+	$(call stage,coverage of core,$(BIN)/coverage run -m pytest -qq tests/core && $(BIN)/coverage report)
+
+test-kafka: setup ## only the tests on a genuine Kafka, which must be there
+	$(call stage,tests on Kafka,CI=true $(BIN)/python -m pytest -m 'genuine and not long' $(ARGS))
+
+chaos: setup ## the long tests: workers and brokers killed, paused and started again
+	$(call stage,chaos,CI=true $(BIN)/python -m pytest -m long --timeout 1800 $(ARGS))
+
+bench: $(BENCHMARKS:%=bench-%) ## every benchmark
+
+$(BENCHMARKS:%=bench-%): bench-%: setup
+	$(call stage,benchmark $*,$(BIN)/python -m benchmarks.$*)
+
+mutants: setup ## the tests notice each of the faults that must never come in
+	$(call stage,mutants,$(BIN)/python -m tests.mutants)
+
+docs: setup ## the pages are true: their links, and the list of settings
+	$(call stage,docs,$(BIN)/python -m pytest tests/docs $(wildcard tests/test_settings.py))
+
+format: setup ## rewrite the code in the house's layout
+	$(call stage,format,$(BIN)/ruff check --fix --quiet; $(BIN)/ruff format)
+
+check: $(CHECKS:%=check-%) ## linters, type checkers, import rules, programs that must and must not type-check
+
+check-ruff: setup
+	$(call stage,ruff,$(BIN)/ruff check)
+
+check-format: setup
+	$(call stage,ruff format,$(BIN)/ruff format --check)
+
+check-mypy: setup
+	$(call stage,mypy,$(BIN)/mypy --strict $(CODE))
+
+check-basedpyright: setup
+	$(call stage,basedpyright,$(BIN)/basedpyright --pythonpath $(BIN)/python)
+
+check-imports: setup
+	$(call stage,import rules,$(BIN)/lint-imports --no-cache)
+
+check-typing: setup
+	$(call stage,typing programs,$(if $(wildcard tests/typing/check.py),$(BIN)/python tests/typing/check.py,echo none yet))
