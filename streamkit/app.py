@@ -175,8 +175,8 @@ class App:
         """Declare an agent: the decorated async function handles the topic's records.
 
         It takes the value, or the whole `Record[K, V]`; what it returns (or yields, any number) goes to `sink` under
-        the record's key, None is not sent. Up to `concurrency` records are handled at a time, in order within a key, or as
-        `order_by` says: "key", "partition", "none", or a function of the record. A handler that takes longer than
+        the record's key, None is not sent. Up to `concurrency` records are handled at a time, in order within a key, or
+        as `order_by` says: "key", "partition", "none", or a function of the record. A handler that takes longer than
         `timeout` is cancelled and has failed. `start_from` counts when the group has never committed; `on_gap` says
         what to do when records were lost before they were read. The group is `<app>.<agent>` unless given; the agent's
         name is the function's unless given.

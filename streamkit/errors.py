@@ -93,7 +93,7 @@ class RecordFailed(StreamkitError):
     ) -> None:
         """`raw` holds the bytes that could not be decoded, for the stages that decode."""
         self.agent = agent
-        self.stage = stage
+        self.stage: Stage = stage
         self.topic = topic
         self.partition = partition
         self.offset = offset

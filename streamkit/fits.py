@@ -74,9 +74,10 @@ def describe(annotation: object) -> str:
     """The annotation as it is written: `Order | None`, `list[Order]`."""
     if isinstance(annotation, (TypeVar, NewType)):
         return annotation.__name__
-    if len(choices := members(annotation)) > 1:
+    choices = members(annotation)
+    if len(choices) > 1:
         return " | ".join(map(describe, choices))
-    annotation = choices[0]
+    annotation = plain(annotation)
     if annotation is NONE:
         return "None"
     if arguments := get_args(annotation):

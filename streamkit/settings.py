@@ -1,4 +1,4 @@
-"""Everything that can be set for a worker: one frozen, validated object. `python -m streamkit.settings` lists it."""
+"""Everything that can be set for a worker: one frozen, validated object. docs/settings.md lists it."""
 
 from __future__ import annotations
 
@@ -295,33 +295,3 @@ def _require(holds: bool, settings: Settings, name: str, relation: str, other: s
         for each in (name, other)
     ]
     raise ConfigurationError(f"{texts[0]} must be {relation} {texts[1]}")
-
-
-def render_table() -> str:
-    """docs/settings.md."""
-    rows = [
-        f"| `{name}` | `{PREFIX}{name.upper()}` | {_default(item)} | {item.metadata['doc']} |"
-        for name, item in setting_fields().items()
-    ]
-    return "\n".join([_PAGE.strip(), "", "| Setting | Variable | Default | |", "|---|---|---|---|", *rows, ""])
-
-
-def _default(item: Field[Any]) -> str:
-    text = item.metadata["show"](item.default)
-    return f"`{text}`" if text else "unset"
-
-
-_PAGE = """
-# Settings
-
-<!-- Written by `python -m streamkit.settings > docs/settings.md`; a test keeps it true. -->
-
-The command line wins over the environment, the environment over `App("name", setting=...)`, that over the defaults.
-Durations are written `250ms`, `5s`, `10m`, `2h` or `7d` (in Python also as `timedelta`), sizes `65536`, `64KiB`,
-`256MiB` or `1GiB`. An empty variable counts as unset; an unknown `STREAMKIT_*` variable is an error, except
-`STREAMKIT_TEST_*`.
-"""
-
-
-if __name__ == "__main__":
-    print(render_table(), end="")

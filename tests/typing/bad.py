@@ -1,0 +1,154 @@
+"""Every line marked with a capital E comment must be refused, and only those."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+
+from streamkit import App, Output, Record, Topic
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    order_id: str
+
+
+class OrderCodec:
+    def encode(self, value: Order, /) -> bytes:
+        return value.id.encode()
+
+    def decode(self, data: bytes, /) -> Order:
+        return Order(data.decode())
+
+
+app = App("billing")
+orders = app.topic("orders.events.v1", value=Order)
+invoices = app.topic("invoices.events.v1", value=Invoice)
+alerts = app.topic("alerts.v1", value=str, key=int)
+tombstones = app.topic("accounts.v1", value=Order | None)
+
+
+@app.agent(orders)  # E wrong value type
+async def a1(order: Invoice) -> None: ...
+
+
+@app.agent(orders, sink=invoices)  # E returns what the sink does not take
+async def a2(order: Order) -> Order:
+    raise NotImplementedError
+
+
+@app.agent(orders)  # E returns a value and has no sink
+async def a3(order: Order) -> Invoice:
+    raise NotImplementedError
+
+
+@app.agent(orders)  # E not async
+def a4(order: Order) -> None: ...
+
+
+@app.agent(orders)  # E Sequence without batch=
+async def a5(batch: Sequence[Order]) -> None: ...
+
+
+@app.agent(orders)  # E wrong key type
+async def a7(record: Record[int, Order]) -> None: ...
+
+
+@app.agent(orders)  # E wrong value type inside Record
+async def a8(record: Record[str, Invoice]) -> None: ...
+
+
+@app.agent(orders, sink=invoices)  # E generator yields another type
+async def a10(order: Order) -> AsyncIterator[Order]:
+    yield order
+
+
+@app.agent(orders, sink=invoices)  # E plain generator
+def a11(order: Order) -> Iterator[Invoice]:
+    yield Invoice(order.id)
+
+
+@app.agent(orders)  # E generator without a sink
+async def a12(order: Order) -> AsyncIterator[Invoice]:
+    yield Invoice(order.id)
+
+
+@app.agent(tombstones)  # E the value may be None
+async def a13(order: Order) -> None: ...
+
+
+@app.agent(tombstones)  # E the value may be None
+async def a14(record: Record[str, Order]) -> None: ...
+
+
+@app.agent(orders)  # E two parameters
+async def a15(key: str, order: Order) -> None: ...
+
+
+@app.agent(orders)  # E no parameter
+async def a16() -> None: ...
+
+
+@app.agent(orders, sink=invoices)  # E Output of another type
+async def a17(order: Order) -> Output[Order]:
+    raise NotImplementedError
+
+
+@app.agent(orders, order_by="keys")  # E unknown order
+async def a18(order: Order) -> None: ...
+
+
+@app.agent(orders, timeout=5)  # E a bare number has no unit
+async def a20(order: Order) -> None: ...
+
+
+@app.agent(orders, start_from="newest")  # E unknown start
+async def a21(order: Order) -> None: ...
+
+
+@app.agent(orders, on_gap="skip")  # E unknown way over a gap
+async def a22(order: Order) -> None: ...
+
+
+@app.agent(orders, concurrency="8")  # E not a number
+async def a23(order: Order) -> None: ...
+
+
+@app.agent(orders, sink="invoices")  # E the sink is not a topic
+async def a24(order: Order) -> None: ...
+
+
+@app.agent(orders, sink=alerts)  # E the sink's key type differs and no key is stated
+async def a19(order: Order) -> str:
+    return order.id
+
+
+async def sends() -> None:
+    await orders.send(Invoice("1"), key="k")  # E wrong value
+    await orders.send(Order("1"), key=1)  # E wrong key
+    Output(Invoice("1"), topic=orders)  # E value of another topic
+    Output("text", topic=alerts, key="k")  # E key of another type
+    await alerts.send("text", key="k")  # E key of another type
+
+
+@app.agent(orders)
+async def needs_key(record: Record[str, Order]) -> None:
+    record.key.upper()  # E the key may be None
+
+
+@app.agent(orders)
+async def good(order: Order) -> None: ...
+
+
+async def calls() -> None:
+    await good(Invoice("1"))  # E wrong argument
+
+
+wrong: Topic[str, Invoice] = app.topic("x", value=Order)  # E value= and annotation differ
+app.topic("x", value=Order(""))  # E not a type
+app.topic("x", value=Invoice, codec=OrderCodec())  # E codec of another type
+app.topic("x", value=Order, codec=Order)  # E not a codec
+app.agent("orders")  # E not a topic

@@ -1,0 +1,196 @@
+"""Every line here must be accepted by mypy --strict and by basedpyright (strict)."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypedDict, assert_type
+from uuid import UUID
+
+import msgspec
+
+from streamkit import App, Output, Record, Topic
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    id: str
+    cents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    order_id: str
+
+
+class Special(msgspec.Struct):
+    x: int
+
+
+class Movie(TypedDict):
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    text: str
+
+
+class Reversed:
+    """A codec of one's own."""
+
+    def encode(self, value: str, /) -> bytes | None:
+        return value[::-1].encode() or None
+
+    def decode(self, data: bytes, /) -> str:
+        return data.decode()[::-1]
+
+
+app = App("billing", brokers=["localhost:9092"], drain_timeout=timedelta(seconds=5), commit_records=100)
+orders = app.topic("orders.events.v1", value=Order)
+invoices = app.topic("invoices.events.v1", value=Invoice)
+alerts = app.topic("alerts.v1", value=Alert, key=int)
+tombstones = app.topic("accounts.v1", value=Order | None)
+nullable = app.topic("invoices.state.v1", value=Invoice | None)
+raw = app.topic("raw.v1", value=dict)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+loose = app.topic("loose.v1", value=dict[str, Any])
+anything = app.topic("any.v1", value=Any)
+structs = app.topic("structs.v1", value=Special)
+movies = app.topic("movies.v1", value=Movie)
+text = app.topic("text.v1", value=str)
+blobs = app.topic("blobs.v1", value=bytes, key=bytes)
+lists = app.topic("lists.v1", value=list[Order])
+mirrored = app.topic("mirrored.v1", value=str, key=UUID, codec=Reversed(), partitions=3, retention="7d")
+
+assert_type(orders, Topic[str, Order])
+assert_type(alerts, Topic[int, Alert])
+assert_type(tombstones, Topic[str, Order | None])
+assert_type(loose, Topic[str, dict[str, Any]])
+assert_type(structs, Topic[str, Special])
+assert_type(movies, Topic[str, Movie])
+assert_type(blobs, Topic[bytes, bytes])
+assert_type(lists, Topic[str, list[Order]])
+assert_type(mirrored, Topic[UUID, str])
+
+
+@app.agent(orders)
+async def audit(order: Order) -> None:
+    assert_type(order, Order)
+
+
+@app.agent(orders, sink=invoices, concurrency=64, timeout="10s", start_from="latest", on_gap="earliest")
+async def charge(order: Order) -> Invoice | None:
+    return Invoice(order.id) if order.cents else None
+
+
+@app.agent(orders, sink=invoices)
+async def always(order: Order) -> Invoice:
+    return Invoice(order.id)
+
+
+@app.agent(orders, sink=invoices)
+async def keyed(order: Order) -> Output[Invoice]:
+    return Output(Invoice(order.id), key=order.id)
+
+
+@app.agent(orders, sink=invoices)
+async def either(order: Order) -> Invoice | Output[Invoice] | None:
+    if order.cents > 10:
+        return Output(Alert("big"), topic=alerts, key=7)
+    return Invoice(order.id)
+
+
+@app.agent(orders, sink=invoices)
+async def split(order: Order) -> AsyncIterator[Invoice]:
+    yield Invoice(order.id)
+
+
+@app.agent(orders, sink=invoices)
+async def split_outputs(record: Record[str, Order]) -> AsyncIterator[Invoice | Output[Invoice]]:
+    yield Output(Invoice(record.value.id), key=record.key)
+    yield Output(Alert("x"), topic=alerts)
+
+
+@app.agent(orders)
+async def trace(record: Record[str, Order]) -> None:
+    assert_type(record.key, str | None)
+    assert_type(record.value, Order)
+    assert_type(record.attempt, int)
+
+
+@app.agent(orders, sink=invoices)
+async def trace_sink(record: Record[str, Order]) -> Invoice | None:
+    return Invoice(record.value.id)
+
+
+@app.agent(tombstones)
+async def state(order: Order | None) -> None: ...
+
+
+@app.agent(tombstones)
+async def state_record(record: Record[str, Order | None]) -> None:
+    assert_type(record.value, Order | None)
+
+
+@app.agent(orders, sink=nullable)
+async def deletes(order: Order) -> Output[Invoice | None]:
+    return Output(None, key=order.id)
+
+
+@app.agent(loose)
+async def on_dict(value: dict[str, Any]) -> None: ...
+
+
+@app.agent(raw)  # pyright: ignore[reportUnknownArgumentType]
+async def on_raw(value: dict[str, Any]) -> None: ...
+
+
+@app.agent(anything)
+async def on_any(value: Any) -> None: ...
+
+
+@app.agent(movies)
+async def on_movie(movie: Movie) -> None: ...
+
+
+@app.agent(structs)
+async def on_struct(value: Special) -> None: ...
+
+
+@app.agent(text, sink=text)
+async def upper(value: str) -> str:
+    return value.upper()
+
+
+@app.agent(lists)
+async def on_list(value: list[Order]) -> None: ...
+
+
+@app.agent(orders)
+async def wider(value: object) -> None: ...
+
+
+@app.agent(orders, order_by=lambda record: record.value.id)
+async def ordered(order: Order) -> None: ...
+
+
+@app.agent(orders)
+async def routes(order: Order) -> Output[Any] | None:
+    return Output(Alert("x"), topic=alerts, key=1)
+
+
+@app.agent(orders, sink=alerts)
+async def rekeyed(order: Order) -> Output[Alert] | None:
+    return Output(Alert(order.id), key=order.cents)
+
+
+@app.agent(mirrored, order_by="partition", timeout=timedelta(seconds=1), group="elsewhere", name="read")
+async def mirror(value: str) -> None: ...
+
+
+async def calls() -> None:
+    assert_type(await charge(Order("1", 5)), Invoice | Output[Invoice] | None)
+    await audit(Order("1", 5))
+    await orders.send(Order("1", 1), key=None)
+    await alerts.send(Alert("x"), key=3)
+    async for out in split(Order("1", 5)):
+        assert_type(out, Invoice | Output[Invoice])
