@@ -24,7 +24,7 @@ setup: $(VENV)/.ready ## a virtual environment with everything; once, and again 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamkit needs Python 3.11 or later; this is " + sys.version)'
 	$(call stage,virtual environment,$(PYTHON) -m venv $(VENV))
-	$(call stage,install,$(BIN)/python -m pip install --quiet --editable '.[test]')
+	$(call stage,install,$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]')
 	@touch $@
 
 demo: setup ## real flights through agents on an embedded broker; KEEP=1 keeps it running

@@ -21,8 +21,8 @@ def genuine() -> Iterator[GenuineKafka | ExistingKafka]:
         kafka = cluster.__enter__()
     except KafkaUnavailable as unavailable:
         if os.environ.get("CI") == "true":
-            pytest.fail(f"{unavailable}; CI=true requires it", pytrace=False)
-        pytest.skip(str(unavailable))
+            raise pytest.fail.Exception(f"{unavailable}; CI=true requires it", pytrace=False) from None
+        raise pytest.skip.Exception(str(unavailable)) from None
     try:
         yield kafka
     finally:

@@ -1,9 +1,12 @@
 """Both brokers of the tests do what every other test takes for granted, with plain aiokafka."""
 
 import asyncio
+import os
+import shutil
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -12,7 +15,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from streamkit.cli.embedded import EmbeddedBroker
-from tests.kafka.server import ExistingKafka, GenuineKafka, fetch_jars
+from tests.kafka.server import ExistingKafka, GenuineKafka, KafkaUnavailable, fetch_jars
 
 VALUES = [b"one", b"two", b"three"]
 
@@ -45,6 +48,34 @@ def test_the_jars_are_fetched_once(own_genuine: GenuineKafka) -> None:
     jars = fetch_jars()
     assert next(jars.glob("kafka-clients-*.jar"), None)
     assert fetch_jars() == jars
+
+
+def test_a_missing_java_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(KafkaUnavailable, match=r"Java 17 needed, java is missing \(Debian: default-jdk-headless\)"):
+        fetch_jars()
+
+
+def test_a_java_that_is_too_old_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_program(tmp_path / "java", "echo 'openjdk version \"11.0.2\" 2019-01-15' >&2")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(KafkaUnavailable, match="Java 17 needed, java 11 found"):
+        fetch_jars()
+
+
+def test_what_maven_could_not_fetch_is_said_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_program(tmp_path / "java", "echo 'openjdk version \"17.0.1\"' >&2")
+    put_program(tmp_path / "mvn", "echo '[ERROR] cannot resolve kafka_2.13'; exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(KafkaUnavailable, match=r"Maven could not fetch the jars: \[ERROR\] cannot resolve"):
+        fetch_jars()
+    assert not list(tmp_path.glob("streamkit-test/*")), "nothing half fetched stays in the cache"
+
+
+def put_program(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
 
 
 async def round_trip(brokers: str) -> list[bytes | None]:
