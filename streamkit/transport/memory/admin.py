@@ -1,0 +1,40 @@
+"""Looks at the broker from outside of any group."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from streamkit.record import TopicPartition
+from streamkit.settings import Settings
+from streamkit.transport.base import CommittedOffset, LogRange, NewTopic, TopicInfo
+from streamkit.transport.memory.broker import MemoryBroker
+
+
+class MemoryAdmin:
+    def __init__(self, broker: MemoryBroker, settings: Settings) -> None:
+        self._broker = broker
+        self._timeout = settings.request_timeout
+
+    async def start(self) -> None:
+        await self._broker.travel(self._timeout)
+
+    async def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
+        await self._broker.travel(self._timeout)
+        found = {name: self._broker.topics[name] for name in names if name in self._broker.topics}
+        return {name: TopicInfo(len(topic.partitions), topic.max_message_bytes) for name, topic in found.items()}
+
+    async def create_topics(self, topics: Sequence[NewTopic]) -> None:
+        await self._broker.create_topics(topics, self._timeout)
+
+    async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
+        """Raises TopicMissing."""
+        await self._broker.travel(self._timeout)
+        return {partition: self._broker.log(partition).range for partition in partitions}
+
+    async def committed(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, CommittedOffset]:
+        return await self._broker.committed(group, partitions, self._timeout)
+
+    async def stop(self) -> None:
+        """Nothing to close."""

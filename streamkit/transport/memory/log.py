@@ -1,0 +1,108 @@
+"""Partitions as append-only lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from streamkit.record import Headers, TopicPartition
+from streamkit.transport.base import LogRange
+
+# Kafka's `message.max.bytes`.
+DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
+
+
+class MemoryRecord(NamedTuple):
+    """A ConsumedRecord."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Payload(NamedTuple):
+    """A record before the log has given it an offset; the timestamp is in ms since the epoch."""
+
+    key: bytes | None
+    value: bytes | None
+    timestamp: int
+    headers: Headers
+
+
+class Log:
+    """One partition. A marker, or the hole that compaction leaves, takes an offset and is never read."""
+
+    def __init__(self, partition: TopicPartition) -> None:
+        self.partition = partition
+        self._start = 0
+        self._entries: list[MemoryRecord | None] = []
+
+    @property
+    def range(self) -> LogRange:
+        return LogRange(self._start, self._start + len(self._entries))
+
+    @property
+    def records(self) -> Sequence[MemoryRecord]:
+        """Everything that is kept."""
+        return [entry for entry in self._entries if entry is not None]
+
+    def append(self, payloads: Iterable[Payload]) -> int:
+        """The offset of the first."""
+        base = self.range.end
+        topic, partition = self.partition
+        self._entries.extend(
+            MemoryRecord(topic, partition, base + index, timestamp, key, value, tuple(headers))
+            for index, (key, value, timestamp, headers) in enumerate(payloads)
+        )
+        return base
+
+    def append_marker(self) -> int:
+        self._entries.append(None)
+        return self.range.end - 1
+
+    def punch(self, offset: int) -> None:
+        """Leave a hole, as compaction does."""
+        self._entries[offset - self._start] = None
+
+    def delete_before(self, offset: int) -> None:
+        """As DeleteRecords does, and retention."""
+        offset = min(max(offset, self._start), self.range.end)
+        del self._entries[: offset - self._start]
+        self._start = offset
+
+    def read(self, offset: int, limit: int) -> tuple[list[MemoryRecord], int]:
+        """Up to `limit` records from `offset` on, and the offset to read next: past what is never read."""
+        records: list[MemoryRecord] = []
+        index = offset - self._start
+        while len(records) < limit and index < len(self._entries):
+            entry = self._entries[index]
+            index += 1
+            if entry is not None:
+                records.append(entry)
+        return records, self._start + index
+
+
+class TopicLog:
+    """A topic: its partitions, and the settings it was created with."""
+
+    def __init__(self, name: str, partitions: int, config: Mapping[str, str]) -> None:
+        self.name = name
+        self.config = dict(config)
+        self.partitions: list[Log] = []
+        self.grow(partitions)
+
+    @property
+    def max_message_bytes(self) -> int:
+        return int(self.config.get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES))
+
+    @property
+    def stamps_on_append(self) -> bool:
+        return self.config.get("message.timestamp.type") == "LogAppendTime"
+
+    def grow(self, partitions: int) -> None:
+        for number in range(len(self.partitions), partitions):
+            self.partitions.append(Log(TopicPartition(self.name, number)))

@@ -1,0 +1,53 @@
+"""Waiting for one another. Unlike those of asyncio, these belong to no event loop: a broker may outlive several."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Signal:
+    """Wakes all who wait for it at that moment."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Future[None], None] = {}
+
+    async def wait(self, within: float | None) -> None:
+        """Until the next `notify`, or for `within` seconds: what was waited for must be looked at again."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
+        try:
+            await asyncio.wait([waiter], timeout=within)
+        finally:
+            self._waiting.pop(waiter, None)
+
+    def notify(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Gate:
+    """Open, or closed with everybody waiting before it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._opened = Signal()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def open(self) -> None:
+        self.closed = False
+        self._opened.notify()
+
+    async def passed(self, within: float | None) -> bool:
+        """True once it is open, False when it was not for `within` seconds."""
+        loop = asyncio.get_running_loop()
+        deadline = None if within is None else loop.time() + within
+        while self.closed:
+            left = None if deadline is None else deadline - loop.time()
+            if left is not None and left <= 0:
+                return False
+            await self._opened.wait(left)
+        return True
