@@ -1,0 +1,121 @@
+"""What the tests of the observer share: a worker's slots, brokers that need no network, and a scraper."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamkit.observe.observer import Observer
+from streamkit.observe.slots import AgentSlots, WorkerSlots
+from streamkit.record import TopicPartition
+from streamkit.transport.base import CommittedOffset, LogRange, NewTopic, TopicInfo, Unreachable
+
+ORDERS = [TopicPartition("orders", n) for n in range(3)]
+
+Sample = tuple[str, frozenset[tuple[str, str]]]
+
+
+def running_worker() -> tuple[WorkerSlots, AgentSlots]:
+    """The slots of a worker that runs one agent and has no partitions yet."""
+    slots = WorkerSlots("1.2.3")
+    slots.state, slots.unready, slots.heartbeat = "running", "", time.monotonic()
+    return slots, slots.agent("charge", "billing.charge", ("orders",), 8)
+
+
+@dataclass
+class Brokers:
+    """What an admin is told. `calls` is every question in order, `open` counts admins that want to be stopped."""
+
+    committed: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
+    ranges: dict[TopicPartition, LogRange] = field(default_factory=dict[TopicPartition, LogRange])
+    down: bool = False
+    refused_groups: set[str] = field(default_factory=set[str])
+    calls: list[str] = field(default_factory=list[str])
+    open: int = 0
+    before_ranges: Callable[[], None] = lambda: None
+
+    def admin(self) -> FakeAdmin:
+        return FakeAdmin(self)
+
+
+class FakeAdmin:
+    def __init__(self, brokers: Brokers) -> None:
+        self._brokers = brokers
+
+    async def start(self) -> None:
+        self._brokers.open += 1
+        self._ask("start")
+
+    async def stop(self) -> None:
+        self._brokers.open -= 1
+
+    async def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
+        raise NotImplementedError
+
+    async def create_topics(self, topics: Sequence[NewTopic]) -> None:
+        raise NotImplementedError
+
+    async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
+        self._ask("log_ranges")
+        self._brokers.before_ranges()
+        return {p: r for p, r in self._brokers.ranges.items() if p in partitions}
+
+    async def committed(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, CommittedOffset]:
+        self._ask("committed")
+        if group in self._brokers.refused_groups:
+            raise PermissionError(f"group {group}")
+        return {p: CommittedOffset(o) for p, o in self._brokers.committed.items() if p in partitions}
+
+    def _ask(self, call: str) -> None:
+        self._brokers.calls.append(call)
+        if self._brokers.down:
+            raise Unreachable("no broker answered")
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
+def get(url: str, *, method: str = "GET", accept: str = "*/*") -> Answer:
+    request = urllib.request.Request(url, method=method, headers={"Accept": accept})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return Answer(response.status, dict(response.headers), response.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, dict(error.headers), error.read().decode())
+
+
+def scrape(observer: Observer) -> dict[Sample, float]:
+    """Every sample of the worker's own metrics, by name and labels."""
+    assert observer.address is not None
+    text = get(f"{observer.address.url}/metrics").text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("streamkit_")
+    }
+
+
+def series(name: str, **labels: str) -> Sample:
+    return name, frozenset(labels.items())
+
+
+@contextmanager
+def observing(slots: WorkerSlots, brokers: Brokers | None = None, *, lag_interval: float = 600.0) -> Iterator[Observer]:
+    """An observer on a free port. With its interval it samples when assignments change, and then when told."""
+    brokers = brokers or Brokers()
+    with Observer(slots, brokers.admin, http="127.0.0.1:0", http_is_default=False, lag_interval=lag_interval) as it:
+        yield it
