@@ -105,7 +105,7 @@ class App:
             key_type=key,
             value_type=value,
             key_codec=_declared(f"{label}, key", key_codec_for, key),
-            value_codec=_declared(f"{label}, value", codec_for, value, codec),
+            value_codec=_declared(f"{label}, value", codec_for, value, _valid_codec(label, codec)),
             partitions=optional(positive, f"{label}, partitions", partitions),
             replication=optional(positive, f"{label}, replication", replication),
             retention=optional(seconds, f"{label}, retention", retention),
@@ -261,6 +261,16 @@ def _valid_order(label: str, order_by: Any) -> Any:
     if order_by in ("key", "partition", "none"):
         return order_by
     raise DeclarationError(f"{label}, order_by: {order_by!r} is none of 'key', 'partition', 'none' or a function")
+
+
+def _valid_codec(label: str, codec: Any) -> Any:
+    if codec is None:
+        return None
+    if isinstance(codec, type):
+        raise DeclarationError(f"{label}, codec: {codec!r} is a class; give an object with encode and decode")
+    if not callable(getattr(codec, "encode", None)) or not callable(getattr(codec, "decode", None)):
+        raise DeclarationError(f"{label}, codec: {codec!r} has no encode and decode")
+    return codec
 
 
 def _declared(label: str, choose: Callable[..., Any], *arguments: Any) -> Any:

@@ -58,7 +58,7 @@ def codec_for(annotation: object, codec: Codec[Any] | None = None) -> BoundCodec
     """
     choices = members(annotation)
     nullable = NONE in choices or Any in choices or object in choices
-    decode, encode = (codec.decode, codec.encode) if codec else _choose(annotation)
+    decode, encode = _choose(annotation) if codec is None else (codec.decode, codec.encode)
     encode = _checked(encode, _classes(annotation), describe(annotation), nullable)
     return BoundCodec(decode, encode, describe(annotation), nullable)
 
@@ -176,7 +176,7 @@ def _member_classes(member: object) -> tuple[type, ...] | None:
     if member is float:
         return (float, int)
     origin = plain(get_origin(member)) if get_origin(member) else member
-    return (origin,) if isinstance(origin, type) and origin is not object else None
+    return (origin,) if isinstance(origin, type) and origin not in (Any, object) else None
 
 
 _DECIMAL = re.compile(rb"-?[0-9]+")

@@ -41,6 +41,10 @@ class Signature:
     returns: object
     is_generator: bool
 
+    @property
+    def verb(self) -> str:
+        return "yields" if self.is_generator else "returns"
+
 
 def read_signature(agent: str, handler: Callable[..., object], scope: Mapping[str, Any]) -> Signature:
     """`scope` holds the names of the place where the agent is declared, for types that are local to it.
@@ -179,7 +183,7 @@ def _check_returned(signature: Signature, member: object, ends: Ends) -> None:
     if member is Output or get_origin(member) is Output:
         _check_output(signature, member, ends)
     elif ends.sink is None:
-        raise _wrong_result(signature, f"it returns {describe(member)}, but the agent has no sink=")
+        raise _wrong_result(signature, f"it {signature.verb} {describe(member)}, but the agent has no sink=")
     elif not fits(member, ends.sink_value):
         raise _wrong_sink(signature, member, ends)
     elif ends.key != ends.sink_key:
@@ -195,14 +199,15 @@ def _check_output(signature: Signature, member: object, ends: Ends) -> None:
     if value in (Any, Never, NoReturn):
         return
     if ends.sink is None:
-        raise _wrong_result(signature, f"it returns {describe(member)}, but the agent has no sink=")
+        raise _wrong_result(signature, f"it {signature.verb} {describe(member)}, but the agent has no sink=")
     if not fits(value, ends.sink_value):
         raise _wrong_sink(signature, member, ends)
 
 
 def _wrong_sink(signature: Signature, member: object, ends: Ends) -> DeclarationError:
     return _wrong_result(
-        signature, f"it returns {describe(member)}, but the sink {ends.sink!r} takes {describe(ends.sink_value)}"
+        signature,
+        f"it {signature.verb} {describe(member)}, but the sink {ends.sink!r} takes {describe(ends.sink_value)}",
     )
 
 
