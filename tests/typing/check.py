@@ -39,8 +39,8 @@ def basedpyright(program: str) -> Errors:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as project:
         json.dump(settings, project)
         project.flush()
-        command = [sys.executable, "-m", "basedpyright", "--outputjson", "--project", project.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable]
+        done = subprocess.run([*command, "--project", project.name], capture_output=True, text=True, check=False)
     found = json.loads(done.stdout)
     if not found["summary"]["filesAnalyzed"]:
         raise RuntimeError(done.stdout + done.stderr)
