@@ -34,7 +34,8 @@ def declare(handler: Any, topic: Topic[Any, Any] = orders, **arguments: Any) -> 
     app = App("billing")
     for known in (orders, invoices, alerts, accounts):
         app._topics[known.name] = known
-    return app.agent(topic, **arguments)(handler)
+    agent: Agent[Any, Any] = app.agent(topic, **arguments)(handler)
+    return agent
 
 
 def refusal(handler: Any, topic: Topic[Any, Any] = orders, **arguments: Any) -> str:

@@ -130,7 +130,7 @@ def test_bytes_of_another_type_are_refused(annotation: Any, data: bytes) -> None
         codec_for(annotation).decode(data)
 
 
-@pytest.mark.parametrize("data", [b"", b" 1", b"+1", b"1_0", b"0x1", b"1.0", "١".encode()])
+@pytest.mark.parametrize("data", [b"", b" 1", b"+1", b"1_0", b"0x1", b"1.0", b"\xd9\xa1"])
 def test_a_key_that_is_not_decimal_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError, match="not a decimal number"):
         key_codec_for(int).decode(data)
