@@ -145,13 +145,12 @@ def _commits(agents: Sequence[AgentSlots]) -> Metric:
 def _rebalances(agents: Sequence[AgentSlots]) -> Metric:
     family = CounterMetricFamily(
         "streamkit_rebalances",
-        "Assignments received: in turn (success), or after the group had thrown this member out (lost).",
+        "Assignments received (success), and assignments that ended because the group had thrown this worker out (lost).",
         labels=("group", "result"),
     )
     for agent in agents:
-        lost = agent.rebalances_lost
-        family.add_metric((agent.group, "success"), agent.rebalances - lost)
-        family.add_metric((agent.group, "lost"), lost)
+        family.add_metric((agent.group, "success"), agent.rebalances)
+        family.add_metric((agent.group, "lost"), agent.rebalances_lost)
     return family
 
 

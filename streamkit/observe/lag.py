@@ -168,14 +168,18 @@ class LagPoller:
     def _report(self, groups: Collection[str], failures: Mapping[str, BaseException]) -> None:
         """Log the begin and the end of an outage, not every sample of it."""
         if begun := sorted(failures.keys() - self._failing):
-            error = failures[begun[0]]
             logger.warning(
-                "the lag of %s cannot be read: %s: %s; trying again every %g s",
+                "the lag of %s cannot be read: %s; trying again every %g s",
                 ", ".join(begun),
-                type(error).__qualname__,
-                error,
+                _reason(failures[begun[0]]),
                 self._interval,
             )
         if ended := sorted((self._failing & set(groups)) - failures.keys()):
             logger.info("the lag of %s is read again", ", ".join(ended))
         self._failing = set(failures)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):  # which says nothing itself
+        return f"no answer within {SAMPLE_TIMEOUT:g} s"
+    return f"{type(error).__qualname__}: {error}"

@@ -53,7 +53,7 @@ class AgentSlots:
         self.commits_succeeded = 0
         self.commits_failed = 0
         self.rebalances = 0  # assignments received
-        self.rebalances_lost = 0  # of them, after the group had thrown this member out
+        self.rebalances_lost = 0  # assignments that ended because the group had thrown this member out
         self.assigned: frozenset[TopicPartition] = frozenset()
 
 

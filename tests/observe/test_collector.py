@@ -55,7 +55,7 @@ def test_every_slot_is_scraped() -> None:
         series("streamkit_records_produced_total", topic="invoices", result="error"): 1,
         series("streamkit_commits_total", group=group, result="success"): 7,
         series("streamkit_commits_total", group=group, result="error"): 1,
-        series("streamkit_rebalances_total", group=group, result="success"): 3,
+        series("streamkit_rebalances_total", group=group, result="success"): 5,
         series("streamkit_rebalances_total", group=group, result="lost"): 2,
         series("streamkit_assigned_partitions", group=group, topic="orders"): 2,
     }

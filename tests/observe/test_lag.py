@@ -187,25 +187,28 @@ def test_a_group_that_may_not_be_read_does_not_hide_the_others(caplog: pytest.Lo
     assert [m.partition(":")[0] for m in caplog.messages] == ["the lag of billing.audit cannot be read"]
 
 
-def test_brokers_that_never_answer_are_given_up_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_brokers_that_never_answer_are_given_up_and_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(lag_module, "SAMPLE_TIMEOUT", 0.01)
     slots, agent = assigned_worker(ORDERS[0])
-    brokers = Brokers(ranges={ORDERS[0]: LogRange(0, 7)})
-    admin = brokers.admin()
+    hung, answering = Brokers(), Brokers(ranges={ORDERS[0]: LogRange(0, 7)})
+    hung_admin = hung.admin()
 
     async def never(*_: object) -> None:
         await asyncio.Event().wait()
 
-    hung = Brokers()
-    hung_admin = hung.admin()
     monkeypatch.setattr(hung_admin, "committed", never)
-    admins = iter([hung_admin, admin])
+    admins = iter([hung_admin, answering.admin()])
 
     async def main() -> None:
         table = LagTable()
         poller = LagPoller(slots, lambda: next(admins), table, 10.0)
         await poller.sample()
         assert (table.current(GROUP, agent.assigned), hung.open) == ({}, 0)
+        assert caplog.messages == [
+            f"the lag of {GROUP} cannot be read: no answer within 0.01 s; trying again every 10 s"
+        ]
         await poller.sample()
         assert table.current(GROUP, agent.assigned) == {ORDERS[0]: 7}
 
