@@ -145,7 +145,7 @@ def _commits(agents: Sequence[AgentSlots]) -> Metric:
 def _rebalances(agents: Sequence[AgentSlots]) -> Metric:
     family = CounterMetricFamily(
         "streamkit_rebalances",
-        "Assignments received (success), and assignments that ended because the group had thrown this worker out (lost).",
+        "Assignments received (success), and those that ended because the group had thrown this worker out (lost).",
         labels=("group", "result"),
     )
     for agent in agents:
