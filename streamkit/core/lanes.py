@@ -114,6 +114,11 @@ class Lanes(Generic[P, T]):
         elif lane.key is not None:
             del track.lanes[lane.key]
 
+    def park(self, lane: Lane[P, T]) -> None:
+        """The record that ran has failed and stays unhandled: its key is blocked until the assignment ends."""
+        lane.track.running -= 1
+        lane.running = False
+
     def halt(self, partition: P) -> None:
         """Forget what has not started. What runs goes on; nothing more of the partition is taken."""
         track = self._tracks[partition]

@@ -11,14 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from streamkit.errors import StreamkitError
-from streamkit.record import Headers, TopicPartition
+from streamkit.errors import TransportError
+from streamkit.record import TopicPartition
 
 NO_GENERATION = -1
 
-
-class TransportError(StreamkitError):
-    """The log could not do what was asked. Trying again may help."""
+# aiokafka builds batches from lists only.
+HeaderList = list[tuple[str, bytes | None]]
 
 
 class Unreachable(TransportError):
@@ -182,9 +181,7 @@ class Consumer(Protocol):
 
 
 class BatchBuilder(Protocol):
-    def append(
-        self, *, key: bytes | None, value: bytes | None, timestamp: int, headers: Headers
-    ) -> object | None:
+    def append(self, *, key: bytes | None, value: bytes | None, timestamp: int, headers: HeaderList) -> object | None:
         """Add a record; None when it does not fit any more (never for the first)."""
         ...
 

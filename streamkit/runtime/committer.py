@@ -1,0 +1,120 @@
+"""The only caller of commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from streamkit.core.commits import CommitSchedule
+from streamkit.core.offset_map import encode
+from streamkit.errors import TransportError
+from streamkit.observe.slots import AgentSlots
+from streamkit.record import TopicPartition
+from streamkit.runtime.delivery import AssignedPartition
+from streamkit.transport.base import CommitRejected, CommittedOffset, Consumer, MetadataTooLarge
+
+log = logging.getLogger(__name__)
+
+METADATA_LIMIT = 4096  # Kafka's default of offset.metadata.max.bytes
+SMALLEST_METADATA = 64
+
+
+class Committer:
+    """Commits what is settled: in batches, one commit in flight, each as a member of the generation it settled in."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        schedule: CommitSchedule,
+        slots: AgentSlots,
+        assigned: Callable[[], Iterable[AssignedPartition]],
+        *,
+        timeout: float,
+    ) -> None:
+        self._consumer = consumer
+        self._schedule = schedule
+        self._slots = slots
+        self._assigned = assigned
+        self._timeout = timeout
+        self._lock = asyncio.Lock()
+        self._metadata_limit = METADATA_LIMIT
+        self._changed = asyncio.Event()
+        self.generation = -1
+
+    def settled(self, records: int) -> None:
+        """Records have settled, or with 0 a committable offset has moved past markers."""
+        if records:
+            self._schedule.settled(records)
+        else:
+            self._schedule.touch()
+        self._changed.set()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            wait = self._schedule.wait(loop.time())
+            if wait is None:
+                self._changed.clear()
+                await self._changed.wait()
+            elif wait:
+                await self._due_early(wait)
+            else:
+                await self.commit(self._timeout)
+
+    async def commit(self, timeout: float) -> bool:
+        """Commit what changed, waiting for a commit in flight first; whether all of it is committed.
+
+        Never raises for a refusal or an outage: what was not acknowledged stays to be committed.
+        """
+        try:
+            async with asyncio.timeout(timeout), self._lock:
+                return await self._attempt()
+        except TimeoutError:
+            self._failed("no answer")
+        except CommitRejected as error:
+            self._failed(error)
+        except MetadataTooLarge as error:
+            self._shorten_metadata()
+            self._failed(error)
+        except TransportError as error:
+            self._failed(error)
+        return False
+
+    async def _attempt(self) -> bool:
+        started = self._schedule.begin(asyncio.get_running_loop().time())
+        # Snapshot before the await, applied after: what settles meanwhile is not taken for committed.
+        snapshot = {p: self._committable(p) for p in self._assigned()}
+        changed = {p: offset for p, offset in snapshot.items() if offset != p.committed}
+        if changed:
+            offsets: dict[TopicPartition, CommittedOffset] = {p.partition: offset for p, offset in changed.items()}
+            await self._consumer.commit(offsets, self.generation)
+            for partition, offset in changed.items():
+                partition.committed = offset
+            self._slots.commits_succeeded += 1
+        self._schedule.committed(started)
+        return True
+
+    def _committable(self, partition: AssignedPartition) -> CommittedOffset:
+        window = partition.window
+        metadata = encode(window, self._metadata_limit) if window.ahead else ""
+        return CommittedOffset(window.committable, metadata)
+
+    def _shorten_metadata(self) -> None:
+        shorter = self._metadata_limit // 2
+        self._metadata_limit = shorter if shorter >= SMALLEST_METADATA else 0
+
+    def _failed(self, reason: object) -> None:
+        self._slots.commits_failed += 1
+        log.warning("agent %s: commit failed, to be repeated: %s", self._slots.agent, reason)
+
+    async def _due_early(self, wait: float) -> None:
+        """Wait, but not longer than until enough records have settled."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(wait, self._changed.set)
+        try:
+            while loop.time() < timer.when() and not self._schedule.due(loop.time()):
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            timer.cancel()

@@ -1,0 +1,95 @@
+"""From what a handler returns or sends to an output in the publisher."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from streamkit.record import UNSET, Headers, Output
+from streamkit.runtime.delivery import Delivery
+from streamkit.runtime.publisher import Publisher
+from streamkit.topic import Topic
+from streamkit.transport.base import HeaderList, TopicMissing
+
+NO_HEADERS: HeaderList = []
+PROPAGATED = frozenset(("traceparent", "correlation-id"))
+
+
+class Emitter:
+    """Encodes outputs and queues them on behalf of a record, or of the app."""
+
+    def __init__(
+        self, publisher: Publisher, sink: Topic[Any, Any] | None, wall: Callable[[], float] = time.time
+    ) -> None:
+        self.publisher = publisher
+        self._sink = sink
+        self._encode = None if sink is None else sink.value_codec.encode
+        self._sink_name = "" if sink is None else sink.name
+        self._wall = wall
+
+    def emit(self, delivery: Delivery, result: object) -> None:
+        """Queue what a handler returned or yielded, under the record's raw key unless it says otherwise.
+
+        Raises EncodeError for a value of another type, RecordTooLarge, TopicMissing, TypeError without a sink.
+        """
+        record = delivery.record
+        if type(result) is Output:
+            self._emit_output(delivery, result)
+        elif self._encode is None:
+            raise TypeError(f"the agent has no sink for the {type(result).__qualname__} it returned")
+        else:
+            value = self._encode(result)
+            headers = _propagated(record.headers) if record.headers else NO_HEADERS
+            now = int(self._wall() * 1000)
+            self.publisher.put(self._sink_name, record.key, value, headers, now, None, delivery)
+
+    def send(
+        self,
+        topic: Topic[Any, Any],
+        value: object,
+        key: object,
+        headers: Headers,
+        partition: int | None,
+        timestamp: datetime | None,
+        delivery: Delivery | None,
+    ) -> None:
+        """Queue what `Topic.send` was given; raises as `emit` does."""
+        raw_key = None if key is None else topic.key_codec.encode(key)
+        self._queue(topic, raw_key, value, headers, partition, timestamp, delivery)
+
+    def _emit_output(self, delivery: Delivery, output: Output[Any]) -> None:
+        topic = output.topic or self._sink
+        if topic is None:
+            raise TypeError("the agent has no sink, and the Output it returned names no topic")
+        if output.key is UNSET:
+            key = delivery.record.key
+        else:
+            key = None if output.key is None else topic.key_codec.encode(output.key)
+        self._queue(topic, key, output.value, output.headers, None, None, delivery)
+
+    def _queue(
+        self,
+        topic: Topic[Any, Any],
+        key: bytes | None,
+        value: object,
+        headers: Headers,
+        partition: int | None,
+        timestamp: datetime | None,
+        delivery: Delivery | None,
+    ) -> None:
+        if not self.publisher.knows(topic.name):
+            raise TopicMissing(topic.name)
+        raw = topic.value_codec.encode(value)
+        stated = list(headers)
+        if delivery is not None and delivery.record.headers:
+            stated += _propagated(delivery.record.headers, headers)
+        moment = int((self._wall() if timestamp is None else timestamp.timestamp()) * 1000)
+        self.publisher.put(topic.name, key, raw, stated, moment, partition, delivery)
+
+
+def _propagated(incoming: Headers, given: Headers = ()) -> HeaderList:
+    """The headers that follow a record to its outputs, but those that the output states itself."""
+    stated = {name for name, _ in given}
+    return [pair for pair in incoming if pair[0] in PROPAGATED and pair[0] not in stated]

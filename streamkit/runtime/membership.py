@@ -1,0 +1,245 @@
+"""An agent's part in its group: which partitions it has, from where it reads them, and how it gives them back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from streamkit.agent import Agent
+from streamkit.core.lanes import Lanes
+from streamkit.core.offset_map import SkipList, decode
+from streamkit.errors import LostRange, TransportError
+from streamkit.observe.slots import AgentSlots
+from streamkit.record import TopicPartition
+from streamkit.runtime.committer import Committer
+from streamkit.runtime.delivery import AssignedPartition, Delivery
+from streamkit.runtime.emitter import Emitter
+from streamkit.settings import Settings
+from streamkit.transport.base import Admin, CommitRejected, CommittedOffset, Consumer, LogRange, Refused
+
+log = logging.getLogger(__name__)
+
+RETRY_EVERY = 0.5
+CANCEL_GRACE = 1.0  # for cancelled handlers to end
+
+
+class Membership:
+    """Told by the group of every change.
+
+    On revoke: the gate closes; what has not started is dropped; what has is drained, and cancelled at the deadline;
+    then comes the last commit; and only then are the windows closed. Closing them first would throw away what was
+    drained, committing after the callback would write over the next owner's offset.
+    """
+
+    def __init__(
+        self,
+        agent: Agent[Any, Any],
+        settings: Settings,
+        consumer: Consumer,
+        admin: Admin,
+        lanes: Lanes[TopicPartition, Delivery],
+        committer: Committer,
+        emitter: Emitter,
+        slots: AgentSlots,
+    ) -> None:
+        self._agent = agent
+        self._settings = settings
+        self._consumer = consumer
+        self._admin = admin
+        self._lanes = lanes
+        self._committer = committer
+        self._emitter = emitter
+        self._slots = slots
+        self._from_latest: frozenset[TopicPartition] = frozenset()
+        self._progress = asyncio.Event()
+        self._leaving = False
+        self.partitions: dict[TopicPartition, AssignedPartition] = {}
+        self.epoch = 0  # grows with every change: what a poll returns counts only if it stood still meanwhile
+        self.gate = asyncio.Event()  # closed while the assignment changes
+        self.joined = False
+
+    async def look_back(self, partitions: Collection[TopicPartition]) -> None:
+        """Before joining: does the group begin here?
+
+        `start_from` counts for the partitions that exist while nothing at all is committed. After the join this could
+        not be told: another member may have committed its part of the same first assignment already.
+        """
+        if self._agent.start_from == "earliest":
+            return
+        async with asyncio.timeout(self._settings.start_timeout):
+            while True:
+                try:
+                    committed = await self._admin.committed(self._agent.group, partitions)
+                    break
+                except Refused:
+                    raise
+                except TransportError as error:
+                    log.info("agent %s: looking for committed offsets: %s; trying again", self._agent.name, error)
+                    await asyncio.sleep(RETRY_EVERY)
+        if not committed:
+            self._from_latest = frozenset(partitions)
+
+    async def revoked(self, partitions: Collection[TopicPartition], *, lost: bool) -> None:
+        self.halt()
+        mine = list(self.partitions.values())  # the eager protocol takes all of them
+        if lost:
+            self._slots.rebalances_lost += 1
+            log.warning("agent %s: the group has thrown this member out; what runs is cancelled", self._agent.name)
+            _cancel(mine)
+        else:
+            await self._drain(mine)
+            await self._committer.commit(self._settings.request_timeout)
+        self._close(mine)
+
+    async def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        generation = self._consumer.generation
+        starts = await self._starts(partitions, generation)
+        if self._leaving or starts is None:
+            return
+        self._committer.generation = generation
+        for partition, (start, skip) in starts.items():
+            self._consumer.seek(partition, start.offset)
+            track = self._lanes.open(partition)
+            self.partitions[partition] = AssignedPartition(partition, track, start, skip, self._emitter)
+        self._slots.assigned = frozenset(self.partitions)
+        self._slots.rebalances += 1
+        self.joined = True
+        self.epoch += 1
+        self.gate.set()
+        log.info("agent %s: assigned %s", self._agent.name, _listed(partitions))
+
+    def halt(self) -> None:
+        """Start nothing more, and take nothing more in."""
+        self.epoch += 1
+        self.gate.clear()
+        self._halt(self.partitions.values())
+
+    async def leave(self) -> None:
+        """Give everything back, for good."""
+        self._leaving = True
+        self.halt()
+        mine = list(self.partitions.values())
+        await self._drain(mine)
+        await self._committer.commit(self._settings.request_timeout)
+        self._close(mine)
+
+    def progressed(self) -> None:
+        """A record was handled, or an output acknowledged."""
+        self._progress.set()
+
+    async def gap(self, partition: TopicPartition, offset: int) -> None:
+        """The log does not hold the offset that is to be read next. Raises LostRange unless `on_gap` allows it."""
+        bounds = (await self._admin.log_ranges([partition])).get(partition)
+        start = self._after_gap(partition, offset, bounds)
+        mine = self.partitions.get(partition)
+        if mine is not None:
+            mine.window.reach(start)
+            self._consumer.seek(partition, start)
+            self._committer.settled(0)
+
+    async def _starts(
+        self, partitions: Collection[TopicPartition], generation: int
+    ) -> dict[TopicPartition, tuple[CommittedOffset, SkipList | None]] | None:
+        """Where to read on; what was not committed like that is now. None if the assignment is over already."""
+        deadline = asyncio.get_running_loop().time() + self._settings.session_timeout
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.request_timeout):
+                    return await self._look_up(partitions, generation)
+            except (LostRange, Refused):
+                raise
+            except CommitRejected:
+                return None
+            except (TransportError, TimeoutError) as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                reason = str(error) or "no answer"
+                log.warning("agent %s: looking up where to start: %s; trying again", self._agent.name, reason)
+                await asyncio.sleep(RETRY_EVERY)
+
+    async def _look_up(
+        self, partitions: Collection[TopicPartition], generation: int
+    ) -> dict[TopicPartition, tuple[CommittedOffset, SkipList | None]]:
+        committed = await self._consumer.committed(partitions) if partitions else {}
+        ranges = await self._admin.log_ranges(partitions)
+        starts: dict[TopicPartition, tuple[CommittedOffset, SkipList | None]] = {}
+        fresh: dict[TopicPartition, CommittedOffset] = {}
+        for partition in partitions:
+            known, bounds = committed.get(partition), ranges[partition]
+            start = self._start(partition, known, bounds)
+            if start != known:
+                fresh[partition] = start
+            settled = decode(start.metadata, start.offset, bounds.end) if start.metadata else []
+            starts[partition] = start, SkipList(settled) if settled else None
+        if fresh:
+            # Before the first record runs: or a crash now, and "latest" would be another place the next time.
+            await self._consumer.commit(fresh, generation)
+        return starts
+
+    def _start(self, partition: TopicPartition, known: CommittedOffset | None, bounds: LogRange) -> CommittedOffset:
+        if known is None:
+            return CommittedOffset(bounds.end if partition in self._from_latest else bounds.start)
+        if known.offset < bounds.start:
+            return CommittedOffset(self._after_gap(partition, known.offset, bounds))
+        return known  # beyond the end: the fetch will tell, this end may only be that of an open transaction
+
+    def _after_gap(self, partition: TopicPartition, offset: int, bounds: LogRange | None) -> int:
+        lost = LostRange(
+            self._agent.group,
+            *partition,
+            committed=offset,
+            start=bounds.start if bounds else None,
+            end=bounds.end if bounds else None,
+        )
+        if self._agent.on_gap == "stop" or bounds is None:
+            raise lost
+        log.warning("%s", lost)
+        return bounds.start if self._agent.on_gap == "earliest" else bounds.end
+
+    def _halt(self, partitions: Iterable[AssignedPartition]) -> None:
+        for mine in partitions:
+            if not mine.window.closed:
+                self._lanes.halt(mine.partition)
+
+    async def _drain(self, partitions: Collection[AssignedPartition]) -> None:
+        if await self._until_quiet(partitions, self._settings.drain_timeout):
+            return
+        cancelled = _cancel(partitions)
+        log.warning(
+            "agent %s: %d handlers did not end within %g s and are cancelled; their records run again",
+            self._agent.name,
+            cancelled,
+            self._settings.drain_timeout,
+        )
+        await self._until_quiet(partitions, CANCEL_GRACE)
+
+    async def _until_quiet(self, partitions: Collection[AssignedPartition], timeout: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout):
+                while not all(mine.quiet for mine in partitions):
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _close(self, partitions: Iterable[AssignedPartition]) -> None:
+        for mine in partitions:
+            if not mine.window.closed:
+                mine.window.closed = True
+                self._lanes.close(mine.partition)
+                del self.partitions[mine.partition]
+        self._slots.assigned = frozenset(self.partitions)
+
+
+def _cancel(partitions: Iterable[AssignedPartition]) -> int:
+    flights = [flight for mine in partitions for flight in mine.flights]
+    for flight in flights:
+        flight.cancel("revoke")
+    return len(flights)
+
+
+def _listed(partitions: Collection[TopicPartition]) -> str:
+    return ", ".join(f"{topic}[{number}]" for topic, number in sorted(partitions)) or "nothing"

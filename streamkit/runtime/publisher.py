@@ -1,0 +1,351 @@
+"""Outputs on their way to their topics: built into batches, sent in order, and sent again when a producer breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
+
+from streamkit.core.partitioner import Partitioner
+from streamkit.errors import TransportError
+from streamkit.observe.slots import ProducedSlots, WorkerSlots
+from streamkit.runtime.delivery import Delivery
+from streamkit.settings import Settings
+from streamkit.transport.base import BatchBuilder, HeaderList, Producer, RecordTooLarge, Refused
+
+log = logging.getLogger(__name__)
+
+MAX_OUTSTANDING_BYTES = 32 * 1024 * 1024
+IN_FLIGHT_PER_PARTITION = 2  # one on the wire, one ready to follow it
+RECORD_OVERHEAD = 70  # bytes: a batch's header, and a record's lengths and deltas at their largest
+FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
+OUTCOME_TIMEOUT = 5.0  # for the other batches of a broken producer, once it is broken
+
+
+class OutputItem(NamedTuple):
+    key: bytes | None
+    value: bytes | None
+    headers: HeaderList
+    timestamp: int
+    owner: Delivery | None
+
+
+@dataclass(slots=True)
+class Route:
+    """A topic that outputs go to."""
+
+    topic: str
+    partitions: Partitioner
+    limit: int  # bytes of a batch, and so of a record
+    slots: ProducedSlots
+
+
+@dataclass(slots=True, eq=False)
+class OutputBatch:
+    route: Route
+    partition: int
+    builder: BatchBuilder
+    number: int  # in the order of their first outputs
+    opened: float  # loop time
+    items: list[OutputItem] = field(default_factory=list[OutputItem])
+    size: int = 0
+    full: bool = False
+
+
+@dataclass(slots=True)
+class Pipe:
+    """One partition of an output topic: the batches that are being filled, oldest first, and how many are sent."""
+
+    waiting: deque[OutputBatch] = field(default_factory=deque[OutputBatch])
+    in_flight: int = 0
+
+
+class Publisher:
+    """The one task of an agent that sends.
+
+    `put` never waits: it adds to the open batch of the output's partition. A batch goes out when it is full, when it
+    has lingered, or when no lane is ready to add to it. aiokafka holds one batch of a partition at a time, so a second
+    sender could barge in between two of them (R31); `run` is the only one.
+
+    A producer with a failed batch is broken (R4). Then the fate of its other batches is awaited, it is replaced, and
+    what was not acknowledged is sent again in order, in ever smaller batches where the broker refuses a size, so that
+    only the output at fault is rejected.
+    """
+
+    def __init__(
+        self,
+        make_producer: Callable[[], Producer],
+        settings: Settings,
+        slots: WorkerSlots,
+        *,
+        hurry: Callable[[], bool],
+        acknowledged: Callable[[Sequence[OutputItem]], None],
+        rejected: Callable[[OutputItem, Route, TransportError], None],
+    ) -> None:
+        self._make_producer = make_producer
+        self._settings = settings
+        self._slots = slots
+        self._hurry = hurry
+        self._acknowledged = acknowledged
+        self._rejected = rejected
+        self._producer: Producer = make_producer()  # it makes batches before it is connected, too
+        self._connected = False
+        self._numbers = count()
+        self._routes: dict[str, Route] = {}
+        self._pipes: dict[tuple[str, int], Pipe] = {}
+        self._sent: dict[asyncio.Future[object], OutputBatch] = {}  # in the order of sending
+        self._failed: list[OutputBatch] = []
+        self._broken: TransportError | None = None
+        self._outstanding = 0  # bytes
+        self._records = 0
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.full = False
+
+    async def start(self) -> None:
+        """Connect; raises TransportError."""
+        await self._producer.start()
+        self._connected = True
+
+    def knows(self, topic: str) -> bool:
+        return topic in self._routes
+
+    def add_route(self, topic: str, partitions: int, max_message_bytes: int | None) -> None:
+        """Let outputs go to a topic. `max_message_bytes` is the topic's own limit, if the broker told it."""
+        settings = self._settings
+        limits = [settings.max_request_size, max_message_bytes or settings.max_request_size]
+        self._routes[topic] = Route(topic, Partitioner(partitions), min(limits), self._slots.output(topic))
+
+    def put(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: HeaderList,
+        timestamp: int,
+        partition: int | None,
+        owner: Delivery | None,
+    ) -> None:
+        """Queue one output. Raises RecordTooLarge, KeyError for an unknown topic, ValueError for no such partition."""
+        route = self._routes[topic]
+        size = (len(key) if key else 0) + (len(value) if value else 0) + RECORD_OVERHEAD
+        if headers:
+            size += sum(len(name) + len(text or b"") + 10 for name, text in headers)
+        # R4: refused by the broker, it would cost every other output of this producer a second sending.
+        if size > route.limit:
+            raise RecordTooLarge(f"an output of {size:,} bytes; {topic!r} takes {route.limit:,} at the most")
+        number = route.partitions.choose(key, partition)
+        pipe = self._pipes.get((topic, number))
+        if pipe is None:
+            pipe = self._pipes[topic, number] = Pipe()
+        batch = self._open_batch(pipe, route, number)
+        if batch.builder.append(key=key, value=value, timestamp=timestamp, headers=headers) is None:
+            batch.full = True
+            batch = self._new_batch(pipe, route, number)
+            batch.builder.append(key=key, value=value, timestamp=timestamp, headers=headers)
+        batch.items.append(OutputItem(key, value, headers, timestamp, owner))
+        batch.size += size
+        self._outstanding += size
+        self._records += 1
+        if owner is not None:
+            owner.outputs += 1
+            owner.partition.outputs += 1
+        if self._outstanding >= MAX_OUTSTANDING_BYTES:
+            self.full = True
+            self._room.clear()
+        self._empty.clear()
+        self._wake.set()
+
+    async def room(self) -> None:
+        """Wait until outputs may be put again."""
+        await self._room.wait()
+
+    async def flush(self) -> None:
+        """Wait until everything that was put is acknowledged or rejected."""
+        self._wake.set()
+        await self._empty.wait()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if self._broken is not None:
+                await self._recover()
+                continue
+            if self._records and not self._connected:
+                await self._replace_producer()
+            self._wake.clear()
+            waits = await self._send_ready(loop.time())
+            if self._broken is None and not self._wake.is_set():
+                timer = None if waits is None else loop.call_later(waits, self._wake.set)
+                await self._wake.wait()
+                if timer is not None:
+                    timer.cancel()
+
+    async def stop(self) -> None:
+        """Close the producer; what is not acknowledged stays so."""
+        self._connected = False
+        await self._producer.stop()
+
+    def _open_batch(self, pipe: Pipe, route: Route, partition: int) -> OutputBatch:
+        if pipe.waiting and not pipe.waiting[-1].full:
+            return pipe.waiting[-1]
+        return self._new_batch(pipe, route, partition)
+
+    def _new_batch(self, pipe: Pipe, route: Route, partition: int) -> OutputBatch:
+        limit = min(route.limit, self._settings.batch_size)
+        builder = self._producer.batch(limit)
+        batch = OutputBatch(route, partition, builder, next(self._numbers), asyncio.get_running_loop().time())
+        pipe.waiting.append(batch)
+        return batch
+
+    async def _send_ready(self, now: float) -> float | None:
+        """Send the batches whose time has come; how long until the next one's, None if only an event can tell."""
+        waits: float | None = None
+        hurry = self._hurry()
+        for pipe in list(self._pipes.values()):
+            while pipe.waiting and pipe.in_flight < IN_FLIGHT_PER_PARTITION and self._broken is None:
+                batch = pipe.waiting[0]
+                left = batch.opened + self._settings.linger - now
+                if not (batch.full or hurry or left <= 0):
+                    waits = left if waits is None else min(waits, left)
+                    break
+                pipe.waiting.popleft()
+                await self._send(pipe, batch)
+        return waits
+
+    async def _send(self, pipe: Pipe, batch: OutputBatch) -> None:
+        pipe.in_flight += 1
+        try:
+            async with asyncio.timeout(self._settings.send_timeout):
+                future = await self._producer.send(batch.builder, batch.route.topic, batch.partition)
+        except (TransportError, TimeoutError) as error:
+            pipe.in_flight -= 1
+            self._failed.append(batch)
+            self._break(error if isinstance(error, TransportError) else TransportError("the batch could not be sent"))
+            return
+        self._sent[future] = batch
+        # R20: an idempotent producer never gives a batch up by itself.
+        deadline = asyncio.get_running_loop().call_later(self._settings.send_timeout, self._overdue, future)
+        future.add_done_callback(lambda done: self._settled(done, pipe, deadline))
+
+    def _overdue(self, future: asyncio.Future[object]) -> None:
+        if not future.done():
+            future.set_exception(TransportError(f"not acknowledged within {self._settings.send_timeout:g} s"))
+
+    def _settled(self, future: asyncio.Future[object], pipe: Pipe, deadline: asyncio.TimerHandle) -> None:
+        deadline.cancel()
+        batch = self._sent.pop(future, None)
+        if batch is None:
+            return
+        pipe.in_flight -= 1
+        error = None if not future.cancelled() else TransportError("the producer was closed")
+        error = error or future.exception()  # type: ignore[assignment]
+        if error is None:
+            self._acknowledge(batch.items, batch.route, batch.size)
+        else:
+            self._failed.append(batch)
+            self._break(error if isinstance(error, TransportError) else TransportError(repr(error)))
+        self._wake.set()
+
+    def _acknowledge(self, items: Sequence[OutputItem], route: Route, size: int) -> None:
+        route.slots.acknowledged += len(items)
+        self._forget(len(items), size)
+        self._acknowledged(items)
+
+    def _forget(self, records: int, size: int) -> None:
+        self._outstanding -= size
+        self._records -= records
+        if self.full and self._outstanding <= MAX_OUTSTANDING_BYTES // 2:
+            self.full = False
+            self._room.set()
+        if not self._records:
+            self._empty.set()
+
+    def _break(self, error: TransportError) -> None:
+        if self._broken is None:
+            self._broken = error
+        self._wake.set()
+
+    async def _recover(self) -> None:
+        """Replace the producer and send again what it did not deliver, before anything newer."""
+        log.warning("an output was not delivered: %s; the producer is replaced and the output sent again", self._broken)
+        if self._sent:
+            await asyncio.wait(self._sent, timeout=OUTCOME_TIMEOUT)
+        unsure = list(self._sent.values())
+        for future in list(self._sent):
+            self._sent.pop(future)
+            future.cancel()
+        undelivered = sorted(self._failed + unsure, key=lambda batch: batch.number)
+        self._failed = []
+        for pipe in self._pipes.values():
+            pipe.in_flight = 0
+        await self._replace_producer()
+        for batch in undelivered:
+            await self._send_again(batch.route, batch.partition, batch.items)
+        self._broken = None
+
+    async def _send_again(self, route: Route, partition: int, items: Sequence[OutputItem]) -> None:
+        """Deliver or reject all of them, in order."""
+        backoff = FIRST_BACKOFF
+        while items:
+            error = await self._attempt(route, partition, items)
+            if error is None:
+                self._acknowledge(items, route, sum(map(_size, items)))
+                return
+            await self._replace_producer()
+            if not isinstance(error, RecordTooLarge | Refused):
+                log.warning("sending to %s[%d] again: %s", route.topic, partition, error)
+                await asyncio.sleep(backoff)
+                backoff = min(2 * backoff, LAST_BACKOFF)
+            elif len(items) > 1:
+                middle = len(items) // 2
+                await self._send_again(route, partition, items[:middle])
+                items = items[middle:]
+            else:
+                self._reject(items[0], route, error)
+                return
+
+    async def _attempt(self, route: Route, partition: int, items: Sequence[OutputItem]) -> TransportError | None:
+        builder = self._producer.batch(max(route.limit, self._settings.batch_size) + RECORD_OVERHEAD)
+        for item in items:
+            added = builder.append(key=item.key, value=item.value, timestamp=item.timestamp, headers=item.headers)
+            if added is None:
+                return RecordTooLarge("does not fit into a batch")
+        try:
+            async with asyncio.timeout(self._settings.send_timeout):
+                await (await self._producer.send(builder, route.topic, partition))
+        except TransportError as error:
+            return error
+        except TimeoutError:
+            return TransportError(f"not acknowledged within {self._settings.send_timeout:g} s")
+        return None
+
+    def _reject(self, item: OutputItem, route: Route, error: TransportError) -> None:
+        route.slots.failed += 1
+        self._forget(1, _size(item))
+        self._rejected(item, route, error)
+
+    async def _replace_producer(self) -> None:
+        """Make another producer, however long it takes."""
+        backoff = FIRST_BACKOFF
+        await self.stop()
+        while not self._connected:
+            self._producer = self._make_producer()
+            try:
+                await self.start()
+            except TransportError as error:
+                log.warning("no new producer yet: %s", error)
+                await asyncio.sleep(backoff)
+                backoff = min(2 * backoff, LAST_BACKOFF)
+
+
+def _size(item: OutputItem) -> int:
+    size = (len(item.key) if item.key else 0) + (len(item.value) if item.value else 0) + RECORD_OVERHEAD
+    return size + sum(len(name) + len(text or b"") + 10 for name, text in item.headers)

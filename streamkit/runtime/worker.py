@@ -1,0 +1,279 @@
+"""One process at work: connects, checks the topics, runs the agents, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from streamkit.agent import Agent
+from streamkit.errors import ConfigurationError, MissingTopic, TransportError
+from streamkit.observe.slots import WorkerSlots
+from streamkit.record import Headers, TopicPartition
+from streamkit.runtime.delivery import check_open, current
+from streamkit.runtime.emitter import Emitter
+from streamkit.runtime.publisher import OutputItem, Publisher, Route
+from streamkit.runtime.runner import Runner
+from streamkit.settings import Settings
+from streamkit.topic import PortHolder, Topic
+from streamkit.transport.base import Admin, NewTopic, Refused, TopicInfo, Transport
+
+log = logging.getLogger(__name__)
+
+BEAT_EVERY = 0.25
+IDLE_CHECK_EVERY = 0.5
+RETRY_FIRST, RETRY_LAST = 0.5, 5.0
+CREATED_WITHIN = 10.0  # until every broker knows of a new topic
+
+
+class Worker:
+    """Runs agents until stopped, or until one of them fails: then the others are drained and the failure is raised."""
+
+    def __init__(
+        self,
+        agents: Sequence[Agent[Any, Any]],
+        topics: Collection[Topic[Any, Any]],
+        port: PortHolder,
+        settings: Settings,
+        transport: Transport,
+        slots: WorkerSlots,
+        *,
+        create_topics: bool = False,
+    ) -> None:
+        """`topics` are those that must exist: of the agents, and others that are sent to."""
+        self._agents = agents
+        self._topics = {topic.name: topic for topic in topics}
+        self._port = port
+        self._settings = settings
+        self._transport = transport
+        self._slots = slots
+        self._create_topics = create_topics
+        self._runners: list[Runner] = []
+        self._stopping = asyncio.Event()
+        self._failure: Exception | None = None
+        self._app = AppOutputs(transport, settings, slots, self.fail)
+
+    @property
+    def abandoned(self) -> int:
+        """Handlers that ignored their cancellation and still run."""
+        return sum(runner.abandoned for runner in self._runners)
+
+    @property
+    def ready(self) -> bool:
+        """Every agent has joined its group."""
+        return bool(self._runners) and all(runner.membership.joined for runner in self._runners)
+
+    def stop(self) -> None:
+        """Begin the ordered end of `run`: not ready, drain, commit, leave."""
+        if not self._stopping.is_set():
+            self._slots.state = "draining"
+            self._slots.unready = "stopping"
+            self._stopping.set()
+
+    def fail(self, error: Exception) -> None:
+        """Stop because of an error; the first one is raised by `run`."""
+        if self._failure is None:
+            self._failure = error
+        else:
+            log.error("another failure while stopping: %s", error)
+        self.stop()
+
+    async def run(self) -> None:
+        """Raises the first failure, ConfigurationError among them, when everything has ended."""
+        admin = self._transport.admin()
+        try:
+            async with asyncio.TaskGroup() as background:
+                beat = background.create_task(self._beat())
+                try:
+                    if await self._unless_stopped(self._reach(admin)):
+                        await self._run_agents(admin)
+                except Exception as error:
+                    self.fail(error)
+                finally:
+                    beat.cancel()
+        finally:
+            self._port.current = None
+            await admin.stop()
+            self._slots.state = "stopped"
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run_agents(self, admin: Admin) -> None:
+        found = await self._check_topics(admin)
+        self._runners = [Runner(agent, self._settings, self._transport, admin, self._slots) for agent in self._agents]
+        for publisher in (self._app.publisher, *(runner.publisher for runner in self._runners)):
+            for name, info in found.items():
+                publisher.add_route(name, info.partitions, info.max_message_bytes)
+        self._port.current = SendToBrokers(self._app.emitter)
+        async with asyncio.TaskGroup() as group:
+            outputs = group.create_task(self._app.publisher.run())
+            agents = [group.create_task(self._supervise(runner, found)) for runner in self._runners]
+            watch = group.create_task(self._watch(admin))
+            await self._stopping.wait()
+            for runner in self._runners:
+                runner.stop()
+            await asyncio.wait(agents)
+            await self._app.close()
+            outputs.cancel()
+            watch.cancel()
+
+    async def _supervise(self, runner: Runner, found: Mapping[str, TopicInfo]) -> None:
+        (topic,) = runner.agent.topics
+        try:
+            await runner.run(found[topic.name].partitions)
+        except Exception as error:
+            self.fail(error)
+
+    # Start
+
+    async def _reach(self, admin: Admin) -> None:
+        """Connect, however long it takes; say so when it takes long."""
+        brokers, backoff = ",".join(self._settings.brokers), RETRY_FIRST
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.connect_timeout):
+                    await admin.start()
+                return
+            except Refused as error:
+                raise ConfigurationError(f"the brokers at {brokers} refuse this client: {error}") from error
+            except (TransportError, TimeoutError) as error:
+                reason = str(error) or f"no answer within {self._settings.connect_timeout:g} s"
+                self._slots.unready = f"cannot reach the brokers at {brokers}"
+                log.error("cannot reach the brokers at %s: %s; trying again", brokers, reason)
+                await admin.stop()
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, RETRY_LAST)
+
+    async def _check_topics(self, admin: Admin) -> Mapping[str, TopicInfo]:
+        async with asyncio.timeout(self._settings.start_timeout):
+            found = await admin.topics(self._topics)
+            missing = [topic for name, topic in self._topics.items() if name not in found]
+            if not missing:
+                return found
+            if not self._create_topics or any(topic.partitions is None for topic in missing):
+                declared = {topic.name: (topic.partitions, topic.replication) for topic in missing}
+                raise MissingTopic(declared, ",".join(self._settings.brokers))
+            await admin.create_topics([_as_new(topic) for topic in missing])
+            log.info("created %s", ", ".join(topic.name for topic in missing))
+            while len(found) < len(self._topics):
+                await asyncio.sleep(0.1)
+                found = await admin.topics(self._topics)
+            return found
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether the work was done; False if the worker was stopped before."""
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if task.done():
+            task.result()
+            return True
+        task.cancel()
+        await asyncio.wait([task])
+        return False
+
+    # While it runs
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._slots.heartbeat = loop.time()
+            if self._slots.state == "starting" and self.ready:
+                self._slots.state = "running"
+                self._slots.unready = ""
+            elif self._slots.state == "starting" and self._runners:
+                self._slots.unready = "joining the groups"
+            await asyncio.sleep(BEAT_EVERY)
+
+    async def _watch(self, admin: Admin) -> None:
+        """Stop when everything has been settled to its end for as long as `stop_when_idle` says."""
+        patience = self._settings.stop_when_idle
+        if patience is None:
+            return
+        loop = asyncio.get_running_loop()
+        idle_since: float | None = None
+        while True:
+            await asyncio.sleep(min(IDLE_CHECK_EVERY, patience / 2 or IDLE_CHECK_EVERY))
+            if not await self._idle(admin):
+                idle_since = None
+            elif idle_since is None:
+                idle_since = loop.time()
+            if idle_since is not None and loop.time() - idle_since >= patience:
+                log.info("everything is settled; stopping")
+                self.stop()
+                return
+
+    async def _idle(self, admin: Admin) -> bool:
+        if not self.ready:
+            return False
+        assigned: set[TopicPartition] = set()
+        for runner in self._runners:
+            assigned.update(runner.membership.partitions)
+        try:
+            ranges = await admin.log_ranges(assigned)
+        except TransportError:
+            return False
+        return all(runner.settled_to(ranges) for runner in self._runners)
+
+
+class AppOutputs:
+    """What is sent outside of handlers. It belongs to the app: flushed at stop, and a failure fails the worker."""
+
+    def __init__(self, transport: Transport, settings: Settings, slots: WorkerSlots, fail: Any) -> None:
+        self._fail = fail
+        self._settings = settings
+        self.publisher = Publisher(
+            transport.producer,
+            settings,
+            slots,
+            hurry=lambda: True,
+            acknowledged=lambda items: None,
+            rejected=self._rejected,
+        )
+        self.emitter = Emitter(self.publisher, None)
+
+    async def close(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout):
+                await self.publisher.flush()
+        except TimeoutError:
+            self._fail(TransportError("what was sent outside of handlers is not acknowledged"))
+        await self.publisher.stop()
+
+    def _rejected(self, item: OutputItem, route: Route, error: TransportError) -> None:
+        self._fail(TransportError(f"a value sent to {route.topic!r} outside of handlers was refused: {error}"))
+
+
+class SendToBrokers:
+    """The port of `Topic.send` in a running worker."""
+
+    def __init__(self, app: Emitter) -> None:
+        self._app = app
+
+    async def send(
+        self,
+        topic: Topic[Any, Any],
+        value: Any,
+        key: Any,
+        headers: Headers,
+        partition: int | None,
+        timestamp: datetime | None,
+    ) -> None:
+        delivery = current.get()
+        emitter = self._app if delivery is None else delivery.partition.emitter
+        check_open(delivery)
+        if emitter.publisher.full:
+            await emitter.publisher.room()
+            check_open(delivery)
+        emitter.send(topic, value, key, headers, partition, timestamp, delivery)
+
+
+def _as_new(topic: Topic[Any, Any]) -> NewTopic:
+    config = dict(topic.config)
+    if topic.retention is not None:
+        config.setdefault("retention.ms", str(round(topic.retention * 1000)))
+    assert topic.partitions is not None
+    return NewTopic(topic.name, topic.partitions, topic.replication, config)

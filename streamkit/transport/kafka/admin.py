@@ -1,0 +1,133 @@
+"""Looks at a Kafka cluster from outside of any group, on aiokafka."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka import errors as kafka
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.admin.new_topic import NewTopic as KafkaNewTopic
+from aiokafka.client import CoordinationType
+
+from streamkit.record import TopicPartition
+from streamkit.settings import Settings
+from streamkit.transport.base import CommittedOffset, LogRange, NewTopic, Refused, TopicInfo
+from streamkit.transport.kafka.client import client_options, cut
+from streamkit.transport.kafka.failures import translated
+from streamkit.transport.kafka.offset_fetch import OffsetFetch, fetch_offsets
+
+UNKNOWN_TOPIC = 3
+TOPIC_ALREADY_EXISTS = 36
+MAX_MESSAGE_BYTES = "max.message.bytes"
+BROKER_DEFAULT = -1
+
+
+class KafkaAdmin:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._admin: Any = None
+        self._reader: Any = None
+
+    async def start(self) -> None:
+        self._admin = AIOKafkaAdminClient(**client_options(self._settings))
+        # R24: high watermarks as the fetcher knows them are stale while a partition is not fetched, and count what
+        # read_committed does not show. ListOffsets under read_committed gives the last stable offset.
+        self._reader = AIOKafkaConsumer(
+            **client_options(self._settings), isolation_level="read_committed", enable_auto_commit=False
+        )
+        try:
+            with translated():
+                async with asyncio.timeout(self._settings.request_timeout):
+                    await self._admin.start()
+                    await self._reader.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
+        if not names:
+            return {}
+        with translated():
+            async with asyncio.timeout(self._settings.request_timeout):
+                described = await self._admin.describe_topics(sorted(names))
+                counts = {row["topic"]: len(row["partitions"]) for row in described if _exists(row)}
+                limits = await self._message_limits(counts)
+        return {name: TopicInfo(count, limits.get(name)) for name, count in counts.items()}
+
+    async def create_topics(self, topics: Sequence[NewTopic]) -> None:
+        wanted = [
+            KafkaNewTopic(
+                name=topic.name,
+                num_partitions=topic.partitions,
+                replication_factor=BROKER_DEFAULT if topic.replication is None else topic.replication,
+                # aiokafka takes the broker's default only along with an assignment, which may be empty.
+                replica_assignments={} if topic.replication is None else None,
+                topic_configs=dict(topic.config),
+            )
+            for topic in topics
+        ]
+        with translated():
+            async with asyncio.timeout(self._settings.request_timeout):
+                response = await self._admin.create_topics(wanted)
+        # R23: aiokafka's admin calls return the broker's error codes and do not raise.
+        for name, code, *message in response.topic_errors:
+            if code not in (0, TOPIC_ALREADY_EXISTS):
+                detail = next(filter(None, message), kafka.for_code(code).__name__)
+                raise Refused(f"topic {name!r} could not be created: {detail}")
+
+    async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
+        wanted = [KafkaPartition(*partition) for partition in partitions]
+        if not wanted:
+            return {}
+        with translated():
+            async with asyncio.timeout(self._settings.request_timeout):
+                starts = await self._reader.beginning_offsets(wanted)
+                ends = await self._reader.end_offsets(wanted)
+        return {TopicPartition(*tp): LogRange(starts[tp], ends[tp]) for tp in wanted}
+
+    async def committed(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, CommittedOffset]:
+        if not partitions:
+            return {}
+        client = self._reader._client
+        with translated():
+            async with asyncio.timeout(self._settings.request_timeout):
+                node = await client.coordinator_lookup(CoordinationType.GROUP, group)
+
+                async def send(request: OffsetFetch) -> Any:
+                    return await client.send(node, request)
+
+                return await fetch_offsets(send, group, partitions)
+
+    async def stop(self) -> None:
+        for client, connections in ((self._admin, "_client"), (self._reader, "_client")):
+            if client is None:
+                continue
+            try:
+                await asyncio.wait_for(client.close() if client is self._admin else client.stop(), 2)
+            except (TimeoutError, kafka.KafkaError):
+                await cut(getattr(client, connections))
+        self._admin = self._reader = None
+
+    async def _message_limits(self, names: Collection[str]) -> dict[str, int]:
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name, {MAX_MESSAGE_BYTES: None}) for name in names]
+        if not resources:
+            return {}
+        limits: dict[str, int] = {}
+        for response in await self._admin.describe_configs(resources):
+            for code, _message, _type, name, entries in response.resources:
+                if code == 0:  # a cluster may forbid to look: then the broker's own check is the only one
+                    limits.update((name, int(entry[1])) for entry in entries if entry[0] == MAX_MESSAGE_BYTES)
+        return limits
+
+
+def _exists(row: Any) -> bool:
+    if row["error_code"] not in (0, UNKNOWN_TOPIC):
+        raise kafka.for_code(row["error_code"])(row["topic"])
+    return bool(row["error_code"] == 0)

@@ -1,0 +1,223 @@
+"""One member of a Kafka consumer group, on aiokafka.
+
+R-numbers name what aiokafka 0.14 does that this file works around; docs/adr/ explains them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka import errors as kafka
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.structs import OffsetAndMetadata
+
+from streamkit.errors import TransportError
+from streamkit.record import TopicPartition
+from streamkit.settings import Settings
+from streamkit.transport.base import (
+    NO_GENERATION,
+    CommitRejected,
+    CommittedOffset,
+    ConsumedRecord,
+    OffsetOutOfRange,
+    RebalanceListener,
+)
+from streamkit.transport.kafka.client import client_options, cut, rebalance_timeout
+from streamkit.transport.kafka.failures import translate, translated
+from streamkit.transport.kafka.offset_fetch import OffsetFetch, fetch_offsets
+
+log = logging.getLogger(__name__)
+
+# Polling no partition keeps the member alive without pause(), which would throw away what is buffered (R15).
+NOWHERE = KafkaPartition("-", 0)
+# The poll loop never stops, and stalls are found by the framework; aiokafka's own limit is unreliable: a poll that
+# fails or is cancelled switches it off (R9), and one that runs out makes a late commit an administrator's (R10).
+NEVER_MS = 2**31 - 1
+STOP_TIMEOUT = 5.0
+
+Batches = Mapping[TopicPartition, Sequence[ConsumedRecord]]
+
+
+class KafkaConsumer:
+    def __init__(self, settings: Settings, group: str) -> None:
+        self._settings = settings
+        self._group = group
+        self._consumer: Any = None
+        self._failure: Exception | None = None
+        self._heartbeat = 0.0
+
+    @property
+    def generation(self) -> int:
+        coordinator = self._coordinator
+        return NO_GENERATION if coordinator is None else coordinator.generation
+
+    @property
+    def lease(self) -> float:
+        # R14: while a heartbeat hangs, aiokafka believes in its session for up to request_timeout longer.
+        return self._heartbeat + self._settings.session_timeout
+
+    @property
+    def _coordinator(self) -> Any:
+        return None if self._consumer is None else self._consumer._coordinator
+
+    async def start(self) -> None:
+        settings = self._settings
+        consumer: Any = AIOKafkaConsumer(
+            **client_options(settings),
+            group_id=self._group,
+            enable_auto_commit=False,
+            # R1, R18: aiokafka takes an error of the group for "nothing committed" and resets silently when an offset
+            # is out of range. It never chooses an offset here: every partition is sought explicitly.
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            # R12: with several assignors aiokafka joins once for each, and the sticky one is broken. Range keeps
+            # partition p of several topics on one member.
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=_ms(settings.session_timeout),
+            heartbeat_interval_ms=_ms(settings.heartbeat_interval),
+            # R11: it defaults to the session timeout; revoking may take as long as a drain.
+            rebalance_timeout_ms=_ms(rebalance_timeout(settings)),
+            max_poll_interval_ms=NEVER_MS,
+            fetch_max_wait_ms=100,
+            retry_backoff_ms=100,
+            # R16: keys and values stay bytes: a deserialiser that fails inside the fetcher blocks it for ever.
+        )
+        try:
+            with translated():
+                await consumer.start()
+        except BaseException:
+            await _close(consumer)
+            raise
+        self._consumer = consumer
+        self._watch_heartbeats(consumer._coordinator)
+
+    def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
+        self._consumer.subscribe(topics=list(topics), listener=_Listener(self, listener))
+
+    async def poll(self, partitions: Collection[TopicPartition], *, max_records: int, timeout: float) -> Batches:
+        if self._failure is not None:
+            raise self._failure
+        wanted = [KafkaPartition(*partition) for partition in partitions] or [NOWHERE]
+        try:
+            batches: Batches = await self._consumer.getmany(
+                *wanted, timeout_ms=int(timeout * 1000), max_records=max_records
+            )
+            return batches
+        except kafka.NoOffsetForPartitionError:
+            return {}  # aiokafka looked for an offset before the partition was sought
+        except kafka.OffsetOutOfRangeError as error:
+            ((partition, offset),) = error.args[0].items()
+            raise OffsetOutOfRange(TopicPartition(*partition), offset) from error
+        except kafka.KafkaError as error:
+            if getattr(error, "retriable", False):
+                log.warning("fetching for group %s: %s", self._group, error)
+                return {}
+            raise translate(error) from error
+
+    def position(self, partition: TopicPartition) -> int:
+        assignment = self._consumer._subscription.subscription.assignment
+        position: int = assignment.state_value(partition).position
+        return position
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self._consumer.seek(KafkaPartition(*partition), offset)
+
+    async def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
+        coordinator = self._coordinator
+        with translated():
+            while True:
+                await coordinator.ensure_coordinator_known()
+                try:
+                    return await fetch_offsets(self._send, self._group, partitions)
+                except kafka.KafkaError as error:
+                    if not error.retriable:
+                        raise
+                    log.info("reading committed offsets of group %s: %s; trying again", self._group, error)
+                    if isinstance(error, kafka.NotCoordinatorForGroupError | kafka.GroupCoordinatorNotAvailableError):
+                        coordinator.coordinator_dead()
+                    await asyncio.sleep(0.1)
+
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], generation: int) -> None:
+        coordinator = self._coordinator
+        data = {KafkaPartition(*tp): OffsetAndMetadata(offset, metadata) for tp, (offset, metadata) in offsets.items()}
+        with translated():
+            await coordinator.ensure_coordinator_known()
+            # R5, R6, R10: aiokafka's commit() reads generation and member at each retry, so one that straddles a
+            # rebalance overwrites the next owner's offset, and with generation -1 it passes as an administrator's.
+            # One attempt; between this line and the building of the request nothing is awaited.
+            if generation == NO_GENERATION or coordinator.generation != generation:
+                raise CommitRejected(f"generation {generation} of group {self._group} has ended")
+            await coordinator._do_commit_offsets(None, data)
+
+    def partition_count(self, topic: str) -> int:
+        return len(self._consumer._client.cluster.partitions_for_topic(topic) or ())
+
+    async def stop(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await _close(consumer)
+
+    async def _send(self, request: OffsetFetch) -> Any:
+        return await self._coordinator._send_req(request)
+
+    def _watch_heartbeats(self, coordinator: Any) -> None:
+        heartbeat = coordinator._do_heartbeat
+
+        async def watched() -> bool:
+            sent = asyncio.get_running_loop().time()
+            success: bool = await heartbeat()
+            if success:
+                self._heartbeat = sent
+            return success
+
+        coordinator._do_heartbeat = watched
+
+    def _joined(self) -> None:
+        self._heartbeat = asyncio.get_running_loop().time()
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """R7: aiokafka logs and forgets what a listener raises; here it fails the next poll."""
+
+    def __init__(self, consumer: KafkaConsumer, listener: RebalanceListener) -> None:
+        self._consumer = consumer
+        self._listener = listener
+
+    async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
+        if not self._consumer._heartbeat:
+            return  # before the first assignment there is nothing to revoke
+        # R7: there is no callback for partitions that are lost; the generation is what tells.
+        lost = self._consumer.generation == NO_GENERATION
+        await self._guarded(self._listener.revoked(_ours(revoked), lost=lost))
+
+    async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
+        self._consumer._joined()
+        await self._guarded(self._listener.assigned(_ours(assigned)))
+
+    async def _guarded(self, callback: Any) -> None:
+        try:
+            await callback
+        except Exception as error:
+            self._consumer._failure = error
+
+
+def _ours(partitions: Collection[Any]) -> list[TopicPartition]:
+    return sorted(TopicPartition(*partition) for partition in partitions)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+async def _close(consumer: Any) -> None:
+    """R20: stop() waits for ever when the cluster is gone; after a moment the connections are cut under it."""
+    try:
+        await asyncio.wait_for(consumer.stop(), STOP_TIMEOUT)
+    except (TimeoutError, kafka.KafkaError, TransportError) as error:
+        log.warning("closing a consumer: %s; cutting its connections", error or "timed out")
+        await cut(consumer._client)

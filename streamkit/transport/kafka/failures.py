@@ -1,0 +1,84 @@
+"""aiokafka's errors as those of `transport.base`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiokafka import errors as kafka
+
+from streamkit.errors import TransportError
+from streamkit.transport.base import (
+    CommitRejected,
+    FetchFailed,
+    MetadataTooLarge,
+    RecordTooLarge,
+    Refused,
+    TopicMissing,
+    Unreachable,
+)
+
+_REFUSED = (
+    kafka.TopicAuthorizationFailedError,
+    kafka.GroupAuthorizationFailedError,
+    kafka.ClusterAuthorizationFailedError,
+    kafka.AuthenticationFailedError,
+    kafka.SaslAuthenticationFailed,
+    kafka.UnsupportedSaslMechanismError,
+    kafka.InvalidTopicError,
+    kafka.InvalidSessionTimeoutError,
+    kafka.InvalidGroupIdError,
+    kafka.InconsistentGroupProtocolError,
+    kafka.IncompatibleBrokerVersion,
+)
+_UNREACHABLE = (
+    kafka.KafkaConnectionError,
+    kafka.KafkaTimeoutError,
+    kafka.RequestTimedOutError,
+    kafka.NodeNotReadyError,
+    asyncio.TimeoutError,
+    OSError,
+)
+_TABLE: tuple[tuple[tuple[type[BaseException], ...], type[TransportError]], ...] = (
+    (_REFUSED, Refused),
+    (_UNREACHABLE, Unreachable),
+    (
+        (
+            kafka.UnknownMemberIdError,
+            kafka.IllegalGenerationError,
+            kafka.RebalanceInProgressError,
+            kafka.CommitFailedError,
+        ),
+        CommitRejected,
+    ),
+    ((kafka.OffsetMetadataTooLargeError,), MetadataTooLarge),
+    ((kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError), RecordTooLarge),
+    ((kafka.RecordTooLargeError, kafka.CorruptRecordException, kafka.UnsupportedCodecError), FetchFailed),
+)
+
+
+def translate(error: BaseException) -> TransportError:
+    """The error that the engine understands. AssertionError is how aiokafka reports its fatal states (R21)."""
+    if isinstance(error, TransportError):
+        return error
+    if isinstance(error, kafka.UnknownTopicOrPartitionError) and error.args and isinstance(error.args[0], str):
+        return TopicMissing(error.args[0])
+    for kinds, translated in _TABLE:
+        if isinstance(error, kinds):
+            return translated(describe(error))
+    return TransportError(describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """The error's class and text; aiokafka's own text repeats the class in brackets."""
+    return str(error) or type(error).__name__
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise what aiokafka raises inside as an error of `transport.base`."""
+    try:
+        yield
+    except (kafka.KafkaError, AssertionError, TimeoutError, OSError) as error:
+        raise translate(error) from error

@@ -1,0 +1,103 @@
+"""An idempotent Kafka producer that takes ready batches, on aiokafka."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka
+from aiokafka.producer.message_accumulator import BatchBuilder as KafkaBatchBuilder
+
+from streamkit.settings import Settings
+from streamkit.transport.base import BatchBuilder, TopicMissing
+from streamkit.transport.kafka.client import client_options, cut
+from streamkit.transport.kafka.failures import translate, translated
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT = 2.0
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}  # as in the attributes of a record batch
+
+
+class KafkaProducer:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer: Any = None
+        self._compression = CODECS[settings.compression]
+
+    async def start(self) -> None:
+        settings = self._settings
+        producer: Any = AIOKafkaProducer(
+            **client_options(settings),
+            enable_idempotence=True,
+            acks="all",
+            compression_type=None if settings.compression == "none" else settings.compression,
+            max_batch_size=settings.batch_size,
+            max_request_size=settings.max_request_size,
+            linger_ms=0,  # the publisher decides when a batch is ready
+            retry_backoff_ms=20,
+        )
+        self._producer = producer
+        try:
+            with translated():
+                await asyncio.wait_for(producer.start(), settings.request_timeout)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def partition_count(self, topic: str) -> int:
+        with translated():
+            try:
+                return len(await asyncio.wait_for(self._producer.partitions_for(topic), self._settings.request_timeout))
+            except kafka.UnknownTopicOrPartitionError as error:
+                raise TopicMissing(topic) from error
+
+    def batch(self, limit: int) -> BatchBuilder:
+        builder: BatchBuilder = KafkaBatchBuilder(limit, self._compression)
+        return builder
+
+    async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[object]:
+        with translated():
+            acknowledged = await self._producer.send_batch(batch, topic, partition=partition)
+        outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        acknowledged.add_done_callback(lambda done: _hand_over(done, outcome))
+        return outcome
+
+    async def stop(self) -> None:
+        """R20: an idempotent producer waits for its unacknowledged batches for ever; here it gets a moment."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        try:
+            await asyncio.wait_for(producer.stop(), STOP_TIMEOUT)
+        except (TimeoutError, kafka.KafkaError, AssertionError) as error:
+            log.warning("closing a producer: %s; cutting its connections", error or "timed out")
+            await _abandon(producer)
+
+
+async def _abandon(producer: Any) -> None:
+    sender = producer._sender.sender_task
+    if sender is not None:
+        sender.cancel()
+    await cut(producer.client)
+    producer._message_accumulator.fail_all(kafka.ProducerClosed())
+    if sender is not None:
+        with contextlib.suppress(asyncio.CancelledError, kafka.KafkaError, TimeoutError):
+            await asyncio.wait_for(sender, STOP_TIMEOUT)
+
+
+def _hand_over(acknowledged: asyncio.Future[Any], outcome: asyncio.Future[object]) -> None:
+    if acknowledged.cancelled():
+        if not outcome.done():
+            outcome.cancel()
+        return
+    error = acknowledged.exception()
+    if outcome.done():
+        return
+    if error is None:
+        outcome.set_result(acknowledged.result())
+    else:
+        outcome.set_exception(translate(error))
