@@ -68,7 +68,7 @@ def test_a_map_that_is_too_long_keeps_the_longest_prefix_that_fits(case: Case, l
 
 
 def test_the_prefix_that_is_kept_could_not_be_longer() -> None:
-    window, ahead, offsets = case(list(range(0, 4000, 2)), [random.Random(n).random() < 0.5 for n in range(2000)])
+    window, ahead, offsets = case(list(range(0, 4000, 2)), random.Random(1).choices([False, True], k=2000))
     text = encode(window, 200)
     ranges = decode(text, window.committable, END)
     assert 190 <= len(text) <= 200
@@ -120,9 +120,18 @@ def test_a_damaged_map_never_claims_a_record_that_was_not_settled(case: Case, da
     assert claimed(ranges, offsets) <= ahead
 
 
-def test_no_single_flipped_bit_is_taken_for_the_truth() -> None:
-    window, ahead, offsets = case(list(range(1000, 1200)), [n % 7 in (1, 2, 5) for n in range(200)])
+@pytest.mark.parametrize(
+    ("codec", "pattern"),
+    [
+        ("r", [False] * 20 + [True] * 30 + [False] * 40 + [True] * 9),
+        ("b", [False, *random.Random(1).choices([False, True], k=200)]),
+        ("z", [n % 7 in (1, 2, 5) for n in range(200)]),
+    ],
+)
+def test_no_single_flipped_bit_is_taken_for_the_truth(codec: str, pattern: list[bool]) -> None:
+    window, ahead, offsets = case(list(range(1000, 1000 + len(pattern))), pattern)
     text = encode(window)
+    assert text[3] == codec
     for at in range(len(text)):
         for bit in range(8):
             damaged = text[:at] + chr(ord(text[at]) ^ 1 << bit) + text[at + 1 :]

@@ -1,0 +1,180 @@
+"""Each fault that must never come in is put in, in a copy of the package, and the tests must notice it.
+
+`python -m tests.mutants [WORD ...]` runs those whose name holds one of the words, else all. It fails if a mutant
+survives, if its patch no longer applies, or if its tests fail without it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("streamkit", "tests", "apps", "pyproject.toml")
+AT_ONCE = 2
+# A mutant may ask for any amount of memory: 8 GiB of addresses (a JVM needs 4), and not the whole machine.
+LIMITED_PYTEST = """
+import resource, sys
+import pytest
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+PASSED, FAILED = 0, 1  # exit codes of pytest; the others mean that it could not run the tests
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    old: str  # must occur exactly once in the file
+    new: str
+    tests: str  # as given to pytest, separated by blanks
+
+
+OFFSETS, OFFSETS_TESTS = "streamkit/core/offsets.py", "tests/core/test_offsets.py"
+MAP, MAP_TESTS = "streamkit/core/offset_map.py", "tests/core/test_offset_map.py"
+RUNS, RUNS_TESTS = "streamkit/core/runs.py", "tests/core/test_runs.py"
+COMMITS, COMMITS_TESTS = "streamkit/core/commits.py", "tests/core/test_commits.py"
+FLOW, FLOW_TESTS = "streamkit/core/flow.py", "tests/core/test_flow.py"
+LAG, LAG_TESTS = "streamkit/core/lag.py", "tests/core/test_lag.py"
+
+COMMITTABLE = "return self._offsets[self._head] if self._head < len(self._offsets) else self._next"
+
+MUTANTS = [
+    Mutant("committable from the highest seen", OFFSETS, COMMITTABLE, "return self._next", OFFSETS_TESTS),
+    Mutant(
+        "a window that needs contiguous offsets", OFFSETS, COMMITTABLE, "return self._next - self.size", OFFSETS_TESTS
+    ),
+    Mutant("a late result moves a closed window", OFFSETS, "if self.closed or index", "if index", OFFSETS_TESTS),
+    Mutant("a late batch moves a closed window", OFFSETS, "if self.closed:", "if False:", OFFSETS_TESTS),
+    Mutant("a record settles twice", OFFSETS, "index < self._head or self._done[index]", "False", OFFSETS_TESTS),
+    Mutant("a batch settles twice", OFFSETS, "index >= head and not done[index]", "index >= head", OFFSETS_TESTS),
+    Mutant("an old sequence settles another record", OFFSETS, "index >= head and not", "not", OFFSETS_TESTS),
+    Mutant("sequences shift when memory is freed", OFFSETS, "self._first += head", "pass", OFFSETS_TESTS),
+    Mutant("memory is never freed", OFFSETS, "if head >= COMPACT_AT and", "if False and", OFFSETS_TESTS),
+    Mutant(
+        "a record seen before comes in again", OFFSETS, "if seen else offsets", "if False else offsets", OFFSETS_TESTS
+    ),
+    Mutant("markers count as lag", OFFSETS, "max(self._next, offset)", "self._next", OFFSETS_TESTS),
+    Mutant(
+        "the map claims what is not read yet",
+        OFFSETS,
+        "bounds[-1] + 1 if bounds",
+        "self._next if bounds",
+        OFFSETS_TESTS,
+    ),
+    Mutant("the whole map is dropped when it is too long", MAP, "if not fits:", "if True:", MAP_TESTS),
+    Mutant("the map is longer than allowed", MAP, " - 2  # bytes", "  # bytes", MAP_TESTS),
+    Mutant("a damaged map is believed", MAP, " or crc != _crc16(codec, body)", "", MAP_TESTS),
+    Mutant("the codec is not part of the checksum", MAP, "(PREFIX + codec).encode()", "PREFIX.encode()", MAP_TESTS),
+    Mutant("the map of another offset is believed", MAP, "if base != committed:", "if False:", MAP_TESTS),
+    Mutant("a map beyond the log is believed", MAP, "if bounds[-1] > log_end:", "if False:", MAP_TESTS),
+    Mutant(
+        "a skip list forgets when offsets go back", MAP, "if at and offset < bounds[at - 1]:", "if False:", MAP_TESTS
+    ),
+    Mutant("a forged map claims the committed offset", RUNS, " or min(runs) < 1", "", MAP_TESTS),
+    Mutant("a zlib bomb is believed as far as it was read", RUNS, "not inflater.eof or ", "", RUNS_TESTS),
+    Mutant("a bitmap is longer than stated", RUNS, "if len(bitmap) != (size", "if len(bitmap) < (size", RUNS_TESTS),
+    Mutant(
+        "what settles during a commit counts as committed",
+        COMMITS,
+        "max(self._committed, started)",
+        "self._changes",
+        COMMITS_TESTS,
+    ),
+    Mutant(
+        "a failed commit counts as committed",
+        COMMITS,
+        "self._started = self._changes",
+        "self._started = self._committed = self._changes",
+        COMMITS_TESTS,
+    ),
+    Mutant(
+        "a refusing broker is hammered",
+        COMMITS,
+        "self._changes - self._started >=",
+        "self._changes - self._committed >=",
+        COMMITS_TESTS,
+    ),
+    Mutant("a partition opens as soon as it is not full", FLOW, "REOPEN_AT = 0.5", "REOPEN_AT = 0.99", FLOW_TESTS),
+    Mutant("a partition never opens again", FLOW, "level > REOPEN_AT", "level >= 0", FLOW_TESTS),
+    Mutant("nothing is guaranteed to a partition", FLOW, "limit // (2 * max(1, len(used)))", "0", FLOW_TESTS),
+    Mutant("each partition has the whole pool", FLOW, "self._pool - others", "self._pool", FLOW_TESTS),
+    Mutant("a full total closes empty partitions", FLOW, "load.unsettled and self", "self", FLOW_TESTS),
+    Mutant(
+        "room beside the window",
+        FLOW,
+        "min(min(bounds) - load.unsettled, window - load.window)",
+        "min(bounds)",
+        FLOW_TESTS,
+    ),
+    Mutant("a fetch brings more than the room", FLOW, "if room >= records]", "]", FLOW_TESTS),
+    Mutant("what retention removed counts as lag", LAG, "max(committed, log_start)", "committed", LAG_TESTS),
+]
+
+
+def main(words: Sequence[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    tests = sorted({test for mutant in chosen for test in mutant.tests.split()})
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        unchanged = pool.submit(run_unchanged, tests)
+        faults = [fault for fault in pool.map(run_mutant, chosen) if fault]
+    faults += filter(None, [unchanged.result()])
+    print(f"{len(chosen)} mutants", *faults or ["all killed"], sep="\n")
+    return 1 if faults or not chosen else 0
+
+
+def run_unchanged(tests: Sequence[str]) -> str | None:
+    """A killed mutant says something only if its tests pass without it."""
+    code, output = run_in_copy(tests)
+    return None if code == PASSED else f"The tests fail without any mutant:\n{output}"
+
+
+def run_mutant(mutant: Mutant) -> str | None:
+    """What is wrong with it; None if it was killed."""
+    text = (ROOT / mutant.file).read_text()
+    if text.count(mutant.old) != 1:
+        return (
+            f"no longer applies: {mutant.name}: {mutant.old!r} occurs {text.count(mutant.old)} times in {mutant.file}"
+        )
+    started = monotonic()
+    code, output = run_in_copy(mutant.tests.split(), mutant.file, text.replace(mutant.old, mutant.new))
+    print(
+        f"{'killed' if code == FAILED else 'NOT KILLED':10} {monotonic() - started:4.0f} s  {mutant.name}", flush=True
+    )
+    if code == PASSED:
+        return f"survived: {mutant.name}"
+    return None if code == FAILED else f"its tests cannot run: {mutant.name}:\n{output}"
+
+
+def run_in_copy(tests: Sequence[str], file: str = "", text: str = "") -> tuple[int, str]:
+    """Run the tests in a copy of the project in which `file` holds `text`; pytest's exit code and output."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        copy = Path(name)
+        for part in COPIED:
+            copy_part(ROOT / part, copy / part)
+        if file:
+            (copy / file).write_text(text)
+        # The copy comes before an installed package in the path.
+        environment = {**os.environ, "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-c", LIMITED_PYTEST, "-q", "-x", "-p", "no:cacheprovider", *tests]
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+
+def copy_part(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    elif source.exists():
+        shutil.copy(source, target)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
