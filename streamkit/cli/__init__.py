@@ -1,5 +1,8 @@
-"""The command line, one file a command."""
+"""The command line, one file a command. What is slow to import is imported by the command that needs it."""
 
 
 def main() -> None:
-    raise SystemExit("streamkit: the command line is not there yet")
+    """The console script `streamkit`."""
+    from streamkit.cli.group import group
+
+    group(prog_name="streamkit")

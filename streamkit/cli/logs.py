@@ -1,0 +1,64 @@
+"""Every log record of the process through one pipe: text for people, or JSON lines for machines."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import structlog
+from structlog.stdlib import ProcessorFormatter
+
+QUIET = ("aiokafka", "aiohttp.access")  # below a warning they tell of themselves, not of the work
+
+
+def configure_logs(format: str, level: str) -> None:
+    """Log to standard error, whoever logs: the standard library's loggers and structlog's.
+
+    Handlers that the app has put on the root logger stay, except those to the terminal: every line would come twice.
+    """
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler) is logging.StreamHandler and handler.stream in (sys.stderr, sys.stdout):
+            root.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ProcessorFormatter(processors=_render(format), foreign_pre_chain=_describe()))
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
+    logging.captureWarnings(True)
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[*_describe(), ProcessorFormatter.wrap_for_formatter],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger,
+            cache_logger_on_first_use=True,
+        )
+
+
+def _describe() -> list[Any]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+    ]
+
+
+def _render(format: str) -> list[Any]:
+    if format == "json":
+        return [
+            ProcessorFormatter.remove_processors_meta,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
+    colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    plain = structlog.dev.plain_traceback
+    return [
+        ProcessorFormatter.remove_processors_meta,
+        structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ", utc=True),
+        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, pad_event_to=0),
+    ]

@@ -1,0 +1,45 @@
+"""SIGTERM and SIGINT: the first stops the worker in order, the second ends the process at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+log = logging.getLogger("streamkit")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALLED = 128  # what a shell adds to the number of the signal that ended a process
+
+
+@contextmanager
+def signals(
+    loop: asyncio.AbstractEventLoop, stop: Callable[[], None], end_now: Callable[[int], None]
+) -> Iterator[None]:
+    """`stop` is called in the loop; `end_now(exit code)` in the signal handler, even while the loop is blocked.
+
+    That is why these are not the loop's own signal handlers: they wait for the loop.
+    """
+    received = 0
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal received
+        received += 1
+        if received > 1:
+            end_now(SIGNALLED + number)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(begin_to_stop, signal.Signals(number).name)
+
+    def begin_to_stop(name: str) -> None:
+        log.info("%s: stopping; once more to end at once", name)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
