@@ -1,0 +1,147 @@
+"""The worker process of the chaos tests: one agent that writes down what it does and passes each record on.
+
+`python -m tests.faults.program BROKERS SOURCE SINK GROUP DIRECTORY SEED CONCURRENCY`; SIGTERM ends it in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import sys
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from streamkit import App, Record
+from streamkit.errors import TransportError
+from streamkit.observe.slots import WorkerSlots
+from streamkit.record import TopicPartition
+from streamkit.runtime.worker import Worker
+from streamkit.settings import Settings
+from streamkit.transport.base import CommitRejected, CommittedOffset, Consumer, RebalanceListener
+from streamkit.transport.kafka import KafkaTransport
+from streamkit.transport.kafka.consumer import KafkaConsumer
+from tests.faults.ledger import Committed, LedgerFile, Offsets
+
+SETTINGS = {
+    "session_timeout": "6s",
+    "heartbeat_interval": "1s",
+    "request_timeout": "4s",
+    "drain_timeout": "5s",
+    "commit_interval": "300ms",
+}
+
+
+class WatchedTransport(KafkaTransport):
+    """Kafka, with the group's side of the work written down as well."""
+
+    def __init__(self, settings: Settings, ledger: LedgerFile) -> None:
+        super().__init__(settings)
+        self._known = settings
+        self._ledger = ledger
+
+    def consumer(self, group: str) -> Consumer:
+        return WatchedConsumer(self._known, group, self._ledger)
+
+
+class WatchedConsumer(KafkaConsumer):
+    def __init__(self, settings: Settings, group: str, ledger: LedgerFile) -> None:
+        super().__init__(settings, group)
+        self._ledger = ledger
+        self.found: Offsets = {}
+        self.found_from = 0.0
+
+    def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
+        super().subscribe(topics, WatchedListener(self, listener, self._ledger))
+
+    async def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
+        asked = time.monotonic()
+        found = await super().committed(partitions)
+        self.found, self.found_from = _by_number(found), asked
+        return found
+
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], generation: int) -> None:
+        number = self._ledger.commit_sent(generation, _by_number(offsets))
+        accepted: bool | None = None
+        try:
+            await super().commit(offsets, generation)
+            accepted = True
+        except CommitRejected:
+            accepted = False
+            raise
+        except TransportError:
+            raise  # it may have been stored all the same
+        finally:
+            self._ledger.commit_answered(number, accepted)
+
+
+class WatchedListener:
+    def __init__(self, consumer: WatchedConsumer, listener: RebalanceListener, ledger: LedgerFile) -> None:
+        self._consumer = consumer
+        self._listener = listener
+        self._ledger = ledger
+
+    async def revoked(self, partitions: Collection[TopicPartition], *, lost: bool) -> None:
+        await self._listener.revoked(partitions, lost=lost)
+        self._ledger.revoked(lost)
+
+    async def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        consumer = self._consumer
+        generation = consumer.generation
+        await self._listener.assigned(partitions)
+        # The engine takes nothing in before this step of the loop is over.
+        numbers = [partition.partition for partition in partitions]
+        self._ledger.assigned(generation, numbers, consumer.found, consumer.found_from)
+
+
+def patience(seed: int, partition: int, offset: int) -> float:
+    """Seconds that the handler of a record takes; 0 means that it does not wait at all. The mean is 5 ms."""
+    chance = random.Random(f"{seed}/{partition}/{offset}")
+    kind = chance.random()
+    if kind < 0.3:
+        return 0.0
+    if kind < 0.99:
+        return chance.uniform(0, 0.010)
+    return chance.uniform(0, 0.300)
+
+
+async def run(brokers: str, source: str, sink: str, group: str, directory: Path, seed: int, concurrency: int) -> None:
+    ledger = LedgerFile(directory)
+    app = App("chaos", **SETTINGS)
+    records = app.topic(source, value=bytes)
+    copies = app.topic(sink, value=bytes)
+
+    @app.agent(records, sink=copies, group=group, concurrency=concurrency)
+    async def copy(record: Record[str, bytes]) -> bytes:
+        where = record.partition, record.offset, record.key
+        assignment = ledger.start(*where)
+        done = False
+        try:
+            seconds = patience(seed, record.partition, record.offset)
+            if seconds:
+                await asyncio.sleep(seconds)
+            done = True
+        finally:
+            ledger.end(assignment, *where, done=done)
+        return b"%d %d" % (record.partition, record.offset)
+
+    settings = app.settings({"brokers": brokers}, {})
+    transport = WatchedTransport(settings, ledger)
+    worker = Worker([copy], [records, copies], app.port, settings, transport, WorkerSlots("test"))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+    try:
+        await worker.run()
+    finally:
+        ledger.close()
+
+
+def _by_number(offsets: Mapping[TopicPartition, CommittedOffset]) -> Offsets:
+    return {partition.partition: Committed(*committed) for partition, committed in offsets.items()}
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s")
+    brokers, source, sink, group, directory, seed, concurrency = sys.argv[1:]
+    asyncio.run(run(brokers, source, sink, group, Path(directory), int(seed), int(concurrency)))

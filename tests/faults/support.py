@@ -1,0 +1,181 @@
+"""Topics, records and workers for the fault tests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.structs import ConsumerRecord
+
+from streamkit import App
+from streamkit.observe.slots import AgentSlots, WorkerSlots
+from streamkit.record import TopicPartition
+from streamkit.runtime.worker import Worker
+from streamkit.transport.base import CommittedOffset, NewTopic, Transport
+from streamkit.transport.kafka import KafkaTransport
+from streamkit.transport.kafka.admin import KafkaAdmin
+
+POLL_EVERY = 0.02
+STOP_SECONDS = 30.0
+
+QUICK_GROUP = {
+    "session_timeout": "2s",
+    "heartbeat_interval": "300ms",
+    "request_timeout": "1900ms",
+    "drain_timeout": "2s",
+    "commit_interval": "100ms",
+}
+"""Settings that notice a dead member within 2 s."""
+
+
+def unique(name: str) -> str:
+    """A name for a topic or group that no other test uses."""
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+async def until(condition: Callable[[], object], seconds: float, what: Callable[[], object] | str) -> None:
+    """Wait for something that no event tells. Raises AssertionError with `what` when `seconds` have passed."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
+        await asyncio.sleep(POLL_EVERY)
+
+
+@asynccontextmanager
+async def admin_of(brokers: str) -> AsyncIterator[KafkaAdmin]:
+    admin = KafkaAdmin(App("test").settings({"brokers": brokers}, {}))
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.stop()
+
+
+async def create(brokers: str, *topics: NewTopic) -> None:
+    async with admin_of(brokers) as admin:
+        await admin.create_topics(topics)
+        await ready(admin, topics)
+
+
+async def ready(admin: KafkaAdmin, topics: Sequence[NewTopic]) -> None:
+    """Return when the brokers know all partitions of new topics."""
+    names = [topic.name for topic in topics]
+    while {name: info.partitions for name, info in (await admin.topics(names)).items()} != {
+        topic.name: topic.partitions for topic in topics
+    }:
+        await asyncio.sleep(POLL_EVERY)
+
+
+@asynccontextmanager
+async def producer_of(brokers: str, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
+    producer = AIOKafkaProducer(bootstrap_servers=brokers, **options)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+async def produce(
+    brokers: str, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], partition: int | None = None
+) -> None:
+    """Append records of key and value, all acknowledged on return."""
+    async with producer_of(brokers, linger_ms=5, max_batch_size=256 * 1024) as producer:
+        sent = [await producer.send(topic, key=key, value=value, partition=partition) for key, value in records]
+        for acknowledgement in sent:
+            await acknowledgement
+
+
+async def read_all(brokers: str, topic: str, partitions: int) -> dict[int, list[ConsumerRecord]]:
+    """What the topic holds now, by partition, in log order."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False, fetch_max_wait_ms=50)
+    await consumer.start()
+    try:
+        mine = [KafkaPartition(topic, number) for number in range(partitions)]
+        consumer.assign(mine)
+        await consumer.seek_to_beginning(*mine)
+        ends = await consumer.end_offsets(mine)
+        found: dict[int, list[ConsumerRecord]] = {number: [] for number in range(partitions)}
+        while any([await consumer.position(tp) < ends[tp] for tp in mine]):
+            for tp, records in (await consumer.getmany(timeout_ms=500, max_records=5_000)).items():
+                found[tp.partition].extend(records)
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def committed_of(brokers: str, group: str, topic: str, partitions: int) -> dict[int, CommittedOffset]:
+    """What the group has committed, by partition."""
+    wanted = [TopicPartition(topic, number) for number in range(partitions)]
+    async with admin_of(brokers) as admin:
+        return {tp.partition: offset for tp, offset in (await admin.committed(group, wanted)).items()}
+
+
+class RunningWorker:
+    """A worker in this process, in the background."""
+
+    def __init__(self, app: App, transport: Callable[[Any], Transport], brokers: str, environ: dict[str, str]) -> None:
+        self.settings = app.settings({"brokers": brokers}, environ)
+        self.slots = WorkerSlots("test")
+        self.worker = Worker(
+            list(app.agents.values()),
+            list(app.topics.values()),
+            app.port,
+            self.settings,
+            transport(self.settings),
+            self.slots,
+        )
+        self.task = asyncio.ensure_future(self.worker.run())
+
+    @property
+    def agent(self) -> AgentSlots:
+        """The numbers of the only agent."""
+        (slots,) = self.slots.agents.values()
+        return slots
+
+    async def ready(self, seconds: float = 20.0) -> None:
+        """Return when every agent has its partitions; raises what ended the worker before."""
+        await until(lambda: self.worker.ready or self.task.done(), seconds, "the worker did not join")
+        if self.task.done():
+            self.task.result()
+
+    async def stop(self, seconds: float = STOP_SECONDS) -> float:
+        """Stop in order; how many seconds that took. Raises what `run` raises."""
+        began = time.monotonic()
+        self.worker.stop()
+        await asyncio.wait_for(self.task, seconds)
+        return time.monotonic() - began
+
+    async def failure(self, seconds: float) -> Exception:
+        """What the worker ends with by itself."""
+        done, _ = await asyncio.wait([self.task], timeout=seconds)
+        assert done, f"the worker still runs after {seconds:g} s"
+        error = self.task.exception()
+        assert isinstance(error, Exception), f"the worker ended with {error!r}"
+        return error
+
+
+@asynccontextmanager
+async def running(
+    app: App, brokers: str, transport: Callable[[Any], Transport] = KafkaTransport, **environ: str
+) -> AsyncIterator[RunningWorker]:
+    """A worker of the app, stopped at the end of the block; an unexpected failure of it is raised there."""
+    worker = RunningWorker(app, transport, brokers, environ)
+    try:
+        yield worker
+        if not worker.task.done():
+            await worker.stop()
+    finally:
+        if not worker.task.done():
+            worker.worker.stop()
+            await asyncio.wait([worker.task], timeout=STOP_SECONDS)
+            worker.task.cancel()
+        await asyncio.wait([worker.task])
+        worker.task.cancelled() or worker.task.exception()  # retrieved: the test has its own failure to tell
