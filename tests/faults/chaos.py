@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -196,7 +196,7 @@ class Chaos:
         for records in (await read_all(self.brokers, self.sink, PARTITIONS)).values():
             outputs = []
             for record in records:
-                sent = Sent(*map(int, record.value.split()))
+                sent = Sent(*map(int, (record.value or b"").split()))
                 appended[sent] = min(record.timestamp / 1000, appended.get(sent, inf))
                 outputs.append(sent)
             sink.append(outputs)
@@ -258,11 +258,11 @@ class Chaos:
 
     # Waiting
 
-    async def _wait(self, condition: object, what: str, seconds: float = STEP_SECONDS) -> None:
+    async def _wait(self, condition: Callable[[], object], what: str, seconds: float = STEP_SECONDS) -> None:
         def check() -> bool:
             self.ledger.refresh()
             self._check_alive()
-            return bool(condition()) if callable(condition) else bool(condition)
+            return bool(condition())
 
         await until(check, seconds, lambda: f"{what}; seed {self.seed}\n{self._tail()}")
 

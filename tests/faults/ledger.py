@@ -198,7 +198,7 @@ class LedgerReader:
 
 
 def _plain(offsets: Mapping[int, Committed]) -> list[tuple[int, int, str]]:
-    return [(partition, *committed) for partition, committed in offsets.items()]
+    return [(partition, committed.offset, committed.metadata) for partition, committed in offsets.items()]
 
 
 def _offsets(rows: list[tuple[int, int, str]]) -> Offsets:

@@ -165,7 +165,9 @@ def forgotten_commits(history: History, log: Log) -> list[Violation]:
             read = Coverage(assigned.found.get(partition), end)
             lost = next((offset for offset in Coverage(before[-1], end).offsets() if offset not in read), None)
             if lost is not None:
-                text = f"process {assigned.process} read [{partition}] at {read.offset}, without the acknowledged {lost}"
+                text = (
+                    f"process {assigned.process} read [{partition}] at {read.offset}, without the acknowledged {lost}"
+                )
                 found.append(Violation("no acknowledged commit is forgotten", text, partition, assigned.at))
     return found
 
@@ -290,9 +292,7 @@ def report(violations: Sequence[Violation], history: History, most: int = 5) -> 
 
 def _coverage_of_assignments(history: History, log: Log) -> dict[tuple[int, int, int], Coverage]:
     return {
-        (assigned.process, assigned.assignment, partition): Coverage(
-            assigned.found.get(partition), len(log[partition])
-        )
+        (assigned.process, assigned.assignment, partition): Coverage(assigned.found.get(partition), len(log[partition]))
         for assigned in history.assigned
         for partition in assigned.partitions
     }

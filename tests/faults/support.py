@@ -66,10 +66,11 @@ async def create(brokers: str, *topics: NewTopic) -> None:
 
 async def ready(admin: KafkaAdmin, topics: Sequence[NewTopic]) -> None:
     """Return when the brokers know all partitions of new topics."""
-    names = [topic.name for topic in topics]
-    while {name: info.partitions for name, info in (await admin.topics(names)).items()} != {
-        topic.name: topic.partitions for topic in topics
-    }:
+    wanted = {topic.name: topic.partitions for topic in topics}
+    while True:
+        known = await admin.topics(list(wanted))
+        if {name: info.partitions for name, info in known.items()} == wanted:
+            return
         await asyncio.sleep(POLL_EVERY)
 
 
@@ -178,4 +179,5 @@ async def running(
             await asyncio.wait([worker.task], timeout=STOP_SECONDS)
             worker.task.cancel()
         await asyncio.wait([worker.task])
-        worker.task.cancelled() or worker.task.exception()  # retrieved: the test has its own failure to tell
+        if not worker.task.cancelled():
+            worker.task.exception()  # retrieved: the test has its own failure to tell
