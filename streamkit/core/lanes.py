@@ -59,6 +59,11 @@ class Lanes(Generic[P, T]):
         return bool(self._turns)
 
     @property
+    def ready_count(self) -> int:
+        """How many records could run now, were there tasks enough."""
+        return sum(len(track.ready) for track in self._turns)
+
+    @property
     def orphans(self) -> int:
         """Keys that still run for a partition that was closed."""
         return len(self._orphans)

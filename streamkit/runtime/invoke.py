@@ -9,7 +9,7 @@ from typing import Any
 
 from streamkit.agent import Agent
 from streamkit.record import Record
-from streamkit.runtime.delivery import Delivery
+from streamkit.runtime.delivery import Delivery, current
 from streamkit.transport.base import ConsumedRecord
 
 Decode = Callable[[ConsumedRecord], Any]
@@ -66,13 +66,15 @@ def record_decoder(
     return whole
 
 
-def coroutine_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[Any, Delivery], Coroutine[Any, Any, Any]]:
+def coroutine_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[Any], Coroutine[Any, Any, Any]]:
     """The handler as a coroutine function; a generator's outputs are emitted as they come."""
-    handler = agent.handler
+    handler: Callable[[Any], Any] = agent.handler
     if not agent.is_generator:
-        return lambda argument, _delivery: handler(argument)
+        return handler
 
-    async def drain(argument: Any, delivery: Delivery) -> None:
+    async def drain(argument: Any) -> None:
+        delivery = current.get()
+        assert delivery is not None
         outputs: AsyncIterator[Any] = handler(argument)
         async for output in outputs:
             await emit(delivery, output)

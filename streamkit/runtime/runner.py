@@ -34,9 +34,12 @@ POLL_RECORDS = 4_000
 POLL_TIMEOUT = 0.2
 POLL_TIMEOUT_CLOSED = 0.01  # some partition may reopen at any moment
 SLICE = 0.005  # how long handlers that never wait may keep the loop
+READ_AHEAD_EVERY = 0.02
 WATCH_EVERY = 0.25
 GONE_AFTER = 3.0  # a topic that is missing for this long is looked for; metadata may be wrong for a moment (R32)
 RECORD_COST = 250  # bytes of memory that a record takes besides its key and value
+FIRST_BUCKET = DURATION_BUCKETS[0]
+ENOUGH_READY = 256  # records; with fewer the next are polled
 WHOLE_PARTITION = True  # the lane of all records under order_by="partition"
 
 AgentLane = Lane[TopicPartition, Delivery]
@@ -101,9 +104,12 @@ class Runner:
         )
         self._handler = coroutine_handler(agent, self._emit_patiently)
         self._decode = argument_decoder(agent)
+        # The shortest way for the commonest case: a value that is there, for a handler that takes values.
+        self._decode_value = agent.topics[0].value_codec.decode if agent.shape == "value" else None
         self._lane_key = self._choose_lane_key(agent)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._room = asyncio.Event()
+        self._hungry = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
         self.abandoned = 0  # handlers that ignored their cancellation
@@ -164,6 +170,9 @@ class Runner:
             await membership.gate.wait()
             loads = {partition: mine.load for partition, mine in membership.partitions.items()}
             wanted, at_most = next_fetch(self._flow.open(loads), POLL_RECORDS)
+            if wanted and self._lanes.ready_count > ENOUGH_READY:
+                # What is read ahead of the handlers only grows the working set; but a partition is never forgotten.
+                await self._until_hungry()
             if not wanted:
                 await consumer.poll((), max_records=1, timeout=0)
                 await self._until_room()
@@ -245,6 +254,12 @@ class Runner:
             if mine is not None:
                 self._consumer.seek(partition, mine.window.next_offset)
 
+    async def _until_hungry(self) -> None:
+        self._hungry.clear()
+        timer = asyncio.get_running_loop().call_later(READ_AHEAD_EVERY, self._hungry.set)
+        await self._hungry.wait()
+        timer.cancel()
+
     async def _until_room(self) -> None:
         self._room.clear()
         try:
@@ -300,22 +315,24 @@ class Runner:
         """
         clock = asyncio.get_running_loop().time
         take, release, publisher = self._lanes.take, self._lanes.release, self.publisher
-        handler, decode, emit = self._handler, self._decode, self.emitter.emit
+        handler, decode, plain, emit = self._handler, self._decode, self._decode_value, self.emitter.emit
         slots, counts = self.slots, self.slots.duration_counts
         started = begun = clock()
         # R14: what would run after the lease may be another member's already.
         until = min(begun + SLICE, self._consumer.lease)
-        done = 0
+        done = fast = 0
         try:
             while started < until and not publisher.full:
                 lane = take()
                 if lane is None:
+                    self._hungry.set()
                     return None
                 delivery = lane.queue[0]
                 try:
                     argument = delivery.argument
                     if argument is UNSET:
-                        argument = decode(delivery.record)
+                        value = delivery.record.value
+                        argument = decode(delivery.record) if plain is None or value is None else plain(value)
                     elif type(argument) is Undecodable:
                         raise argument.error
                 except Exception as error:
@@ -323,7 +340,7 @@ class Runner:
                     return None
                 current.set(delivery)
                 context = copy_context()
-                coroutine = handler(argument, delivery)
+                coroutine = handler(argument)
                 try:
                     waits_for = context.run(coroutine.send, None)
                 except StopIteration as end:
@@ -347,10 +364,14 @@ class Runner:
                     mine.settling.append(delivery.sequence)
                     mine.bytes -= delivery.size
                 ended = clock()
-                counts[bisect_left(DURATION_BUCKETS, ended - started)] += 1
+                if ended - started <= FIRST_BUCKET:
+                    fast += 1
+                else:
+                    counts[bisect_left(DURATION_BUCKETS, ended - started)] += 1
                 started = ended
             return None
         finally:
+            counts[0] += fast
             slots.processed_success += done
             slots.duration_sum += started - begun
             self._settle()
