@@ -49,11 +49,17 @@ class KafkaProducer:
             raise
 
     async def partition_count(self, topic: str) -> int:
+        client = self._producer.client
         with translated():
-            try:
-                return len(await asyncio.wait_for(self._producer.partitions_for(topic), self._settings.request_timeout))
-            except kafka.UnknownTopicOrPartitionError as error:
-                raise TopicMissing(topic) from error
+            async with asyncio.timeout(self._settings.request_timeout):
+                # partitions_for() asks for a missing topic until the timeout, and cannot tell it from silence.
+                if not await client.add_topic(topic):
+                    raise kafka.KafkaConnectionError("no metadata")
+        partitions = client.cluster.partitions_for_topic(topic)
+        if not partitions:
+            client._topics.discard(topic)  # or every refresh of the metadata would ask for it
+            raise TopicMissing(topic)
+        return len(partitions)
 
     def batch(self, limit: int) -> BatchBuilder:
         builder: BatchBuilder = KafkaBatchBuilder(limit, self._compression)

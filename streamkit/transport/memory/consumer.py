@@ -83,7 +83,7 @@ class MemoryConsumer:
         partitions: Collection[TopicPartition],
         *,
         max_records: int,
-        timeout: float,  # noqa: ASYNC109
+        timeout: float,
     ) -> Mapping[TopicPartition, list[MemoryRecord]]:
         """As the protocol says; raises RuntimeError for a partition that was never sought."""
         loop = asyncio.get_running_loop()

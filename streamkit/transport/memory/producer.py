@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streamkit.errors import TransportError
 from streamkit.record import Headers, TopicPartition
 from streamkit.settings import Settings
-from streamkit.transport.base import BatchBuilder, TopicMissing
+from streamkit.transport.base import BatchBuilder, HeaderList, TopicMissing
 from streamkit.transport.memory.broker import MemoryBroker
 from streamkit.transport.memory.log import Payload
 
@@ -24,7 +24,9 @@ class MemoryBatch:
         self.payloads: list[Payload] = []
         self.size = BATCH_OVERHEAD
 
-    def append(self, *, key: bytes | None, value: bytes | None, timestamp: int, headers: Headers) -> object | None:
+    def append(self, *, key: bytes | None, value: bytes | None, timestamp: int, headers: HeaderList) -> object | None:
+        if not isinstance(headers, list):
+            raise TypeError("headers must be a list")  # as aiokafka's compiled builder says
         size = self.size + _record_size(key, value, headers)
         if self.payloads and size > self._limit:
             return None
