@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Generic, NamedTuple, TypeVar
 
@@ -78,14 +78,16 @@ class Flow(Generic[P]):
         return level > REOPEN_AT if partition in self._closed else level >= CLOSE_AT
 
 
-def next_fetch(rooms: Mapping[P, int], at_most: int) -> tuple[list[P], int]:
+def next_fetch(rooms: Mapping[P, int], at_most: int, before: Collection[P] = ()) -> tuple[list[P], int]:
     """The partitions to fetch from together, and the most records to take from all of them.
 
     No partition in the fetch has less room than the whole fetch may bring, so all limits hold
-    however it spreads. A partition that is nearly full waits, instead of making every fetch tiny;
-    none waits for ever, since one with nothing unsettled has as much room as any.
+    however it spreads. A partition that is nearly full is left out, instead of making every fetch
+    tiny; but those that the fetch `before` left out set the size of this one, so that none waits
+    for ever because another always has more room.
     """
-    records = min(at_most, max(rooms.values(), default=0))
+    waiting = [room for partition, room in rooms.items() if partition not in before] or rooms.values()
+    records = min(at_most, max(waiting, default=0))
     return [partition for partition, room in rooms.items() if room >= records], records
 
 

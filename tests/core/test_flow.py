@@ -82,6 +82,14 @@ def test_a_fetch_brings_no_partition_more_than_its_room() -> None:
     assert next_fetch({"a": 7, "b": 20, "c": 20}, at_most=500) == (["b", "c"], 20)
 
 
+def test_a_partition_that_a_fetch_left_out_is_in_the_next() -> None:
+    rooms = {"hung": 7, "idle": 20, "closed before": 12}
+    assert next_fetch(rooms, at_most=500, before=["idle"]) == (["idle", "closed before"], 12)
+    assert next_fetch(rooms, at_most=500, before=["idle", "closed before"]) == (["hung", "idle", "closed before"], 7)
+    assert next_fetch(rooms, at_most=500, before=list(rooms)) == (["idle"], 20)
+    assert next_fetch({}, at_most=500, before=["idle"]) == ([], 0)
+
+
 @pytest.mark.parametrize("name", ["partition_unsettled", "partition_window", "records", "bytes"])
 def test_a_limit_below_one_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
