@@ -114,7 +114,8 @@ class Worker:
             await self._stopping.wait()
             for runner in self._runners:
                 runner.stop()
-            await asyncio.wait(agents)
+            if agents:  # a worker may have none, and only send
+                await asyncio.wait(agents)
             await self._app.close()
             outputs.cancel()
             watch.cancel()

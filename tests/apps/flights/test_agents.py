@@ -1,0 +1,48 @@
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from apps.flights import agents
+from apps.flights.gates import ask_for_gate
+from apps.flights.model import Flight
+from streamkit import App, Output
+
+FLIGHT = Flight("UA", 1545, "N14228", "EWR", "IAH", datetime(2013, 1, 1, 10, 15, tzinfo=UTC), 2, 11)
+CANCELLED = Flight("AA", 791, None, "LGA", "DFW", datetime(2013, 1, 2, 0, 35, tzinfo=UTC), None, None)
+
+
+def test_the_app_is_what_the_package_holds() -> None:
+    import apps.flights
+
+    assert isinstance(apps.flights.app, App)
+    assert sorted(apps.flights.app.agents) == ["cancelled", "delay", "gate", "rotation"]
+    assert all(topic.partitions for topic in apps.flights.app.topics.values())
+
+
+def test_a_cancelled_flight_goes_to_its_own_topic_and_nowhere_else() -> None:
+    assert asyncio.run(agents.cancelled(CANCELLED)) == CANCELLED
+    assert asyncio.run(agents.cancelled(FLIGHT)) is None
+    assert asyncio.run(agents.delay(CANCELLED)) is None
+    assert asyncio.run(agents.rotation(CANCELLED)) is None
+
+
+def test_a_delay_is_keyed_by_carrier_and_airport() -> None:
+    output = asyncio.run(agents.delay(FLIGHT))
+    assert isinstance(output, Output)
+    assert output.key == "UA EWR"
+    assert (output.value.flight, output.value.minutes) == (FLIGHT.id, 2)
+
+
+def test_an_aircraft_is_followed_from_flight_to_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "chains", {})
+    assert asyncio.run(agents.rotation(FLIGHT)) is None
+    assert agents.chains == {"N14228": (FLIGHT,)}
+
+
+def test_the_slow_service_gives_a_flight_the_same_gate_every_time() -> None:
+    async def ask_twice() -> list[str]:
+        return [await ask_for_gate(FLIGHT.id), await ask_for_gate(FLIGHT.id)]
+
+    first, second = asyncio.run(ask_twice())
+    assert first == second

@@ -1,0 +1,94 @@
+"""`python -m apps.flights` as `make demo` runs it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+MARK = "FLIGHTS_DEMO_TEST"
+PROC = Path("/proc")
+
+
+@contextmanager
+def demo(environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """The demo; at the end nothing that it has started may be left."""
+    mark = uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-m", "apps.flights"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {}), MARK: mark},
+    )
+    try:
+        with process:
+            yield process
+    finally:
+        process.kill()
+    assert marked(mark) == []
+
+
+def marked(mark: str) -> list[str]:
+    """The processes with the mark in the environment that they were started with."""
+    if not PROC.is_dir():
+        pytest.skip("without /proc it cannot be seen what is left")
+    found = []
+    for entry in PROC.glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_text())
+        except OSError:  # ended meanwhile, or another user's
+            continue
+    return found
+
+
+def await_line(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"the demo ended without saying {text!r}")
+
+
+def test_the_demo_reports_in_eighty_columns_and_exits_0() -> None:
+    with demo() as process:
+        output, errors = process.communicate(timeout=90)
+    assert (process.returncode, errors) == (0, "")
+    assert "27,004 flights came in and went through 4 agents" in output
+    assert "108,016 records handled" in output
+    assert "lag 0 in each of 24 partitions" in output
+    assert "The longest chain of lateness: N190JB, 4 flights" in output
+    assert "Cancelled: 521 flights" in output
+    report = output[output.index("27,004 flights came in") :]
+    assert max(map(len, report.splitlines())) <= 80
+
+
+def test_a_worker_that_cannot_start_fails_the_demo_with_its_message() -> None:
+    with demo({"STREAMKIT_COMMIT_INTERVAL": "soon"}) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "The demo has failed: the worker has ended" in errors
+    assert "STREAMKIT_COMMIT_INTERVAL" in errors
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_demo_and_all_that_it_started(number: signal.Signals, code: int) -> None:
+    with demo() as process:
+        await_line(process, "metrics: ")
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == code
+
+
+def test_keep_runs_on_until_ctrl_c() -> None:
+    with demo({"KEEP": "1"}) as process:
+        await_line(process, "KEEP=1: ")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
