@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import threading
+import time
 from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -616,6 +619,27 @@ def test_a_broker_outlives_an_event_loop_and_its_members_expire_in_the_next() ->
     finally:
         for loop in loops:
             loop.close()
+
+
+def test_a_thread_of_its_own_may_look_at_the_broker_and_wait_for_its_network() -> None:
+    broker = broker_with_topic()
+    broker.append("t", b"x")
+    waiting = threading.Event()
+
+    async def look() -> int:
+        admin = MemoryTransport(broker, SETTINGS).admin()
+        asyncio.get_running_loop().call_later(0.01, waiting.set)
+        await admin.start()
+        return (await admin.log_ranges([FIRST]))[FIRST].end
+
+    broker.faults.network.close()
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(asyncio.run, look())
+        waiting.wait()
+        broker.faults.network.open()
+        assert outcome.result() == 1
+    assert time.monotonic() - started < SETTINGS.request_timeout, "it was woken, and did not wait for its timeout"
 
 
 def test_thousands_of_rebalances_leave_no_task_behind() -> None:

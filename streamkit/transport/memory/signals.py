@@ -1,4 +1,7 @@
-"""Waiting for one another. Unlike those of asyncio, these belong to no event loop: a broker may outlive several."""
+"""Waiting for one another. Unlike those of asyncio, these belong to no event loop.
+
+A broker may outlive several loops, and an observer looks at it from the loop of another thread.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,25 @@ class Signal:
 
     def notify(self) -> None:
         waiting, self._waiting = self._waiting, {}
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+        here = _running_loop()
+        for waiter in list(waiting):
+            loop = waiter.get_loop()
+            if loop is here:
+                _wake(waiter)
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(_wake, waiter)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class Gate:
