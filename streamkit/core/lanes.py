@@ -18,7 +18,8 @@ class Lane(Generic[P, T]):
     def __init__(self, track: Track[P, T], key: Hashable | None, item: T) -> None:
         self.track = track
         self.key = key
-        self.queue: deque[T] = deque((item,))
+        self.queue: deque[T] = deque()
+        self.queue.append(item)
         self.running = False
 
 

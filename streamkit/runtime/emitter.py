@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from streamkit.record import UNSET, Headers, Output
-from streamkit.runtime.delivery import Delivery
+from streamkit.runtime.delivery import Delivery, check_open
+from streamkit.runtime.invoke import SinkFailure
 from streamkit.runtime.publisher import Publisher
 from streamkit.topic import Topic
 from streamkit.transport.base import HeaderList, TopicMissing
@@ -29,11 +30,22 @@ class Emitter:
         self._sink_name = "" if sink is None else sink.name
         self._wall = wall
 
-    def emit(self, delivery: Delivery, result: object) -> None:
-        """Queue what a handler returned or yielded, under the record's raw key unless it says otherwise.
+    def now(self, delivery: Delivery, output: object) -> None:
+        """Queue what a handler returned, under the record's raw key unless it says otherwise. Raises SinkFailure."""
+        try:
+            self._emit(delivery, output)
+        except Exception as error:
+            raise SinkFailure from error
 
-        Raises EncodeError for a value of another type, RecordTooLarge, TopicMissing, TypeError without a sink.
-        """
+    async def patiently(self, delivery: Delivery, output: object) -> None:
+        """Queue one output of a generator, when there is room. Raises SinkFailure, or RuntimeError if too late."""
+        if self.publisher.full:
+            await self.publisher.room()
+        check_open(delivery)
+        self.now(delivery, output)
+
+    def _emit(self, delivery: Delivery, result: object) -> None:
+        """Raises EncodeError for a value of another type, RecordTooLarge, TopicMissing, TypeError without a sink."""
         record = delivery.record
         if type(result) is Output:
             self._emit_output(delivery, result)
@@ -55,7 +67,7 @@ class Emitter:
         timestamp: datetime | None,
         delivery: Delivery | None,
     ) -> None:
-        """Queue what `Topic.send` was given; raises as `emit` does."""
+        """Queue what `Topic.send` was given. Raises EncodeError, RecordTooLarge, TopicMissing."""
         raw_key = None if key is None else topic.key_codec.encode(key)
         self._queue(topic, raw_key, value, headers, partition, timestamp, delivery)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import aclosing
 from contextvars import Context
-from typing import Any
+from typing import Any, Final, Protocol
 
 from streamkit.agent import Agent
 from streamkit.record import Record
@@ -13,11 +14,25 @@ from streamkit.runtime.delivery import Delivery, current
 from streamkit.transport.base import ConsumedRecord
 
 Decode = Callable[[ConsumedRecord], Any]
-Emit = Callable[[Delivery, object], Awaitable[None]]
+ENDED: Final = object()
+
+
+class Emit(Protocol):
+    """Where outputs go; both raise SinkFailure."""
+
+    def now(self, delivery: Delivery, output: object, /) -> None: ...
+
+    async def patiently(self, delivery: Delivery, output: object, /) -> None:
+        """Wait for room first."""
+        ...
 
 
 class KeyUndecodable(Exception):
     """Tells the stage; the cause is the codec's error."""
+
+
+class SinkFailure(Exception):
+    """Tells the stage; the cause says why an output could not be queued."""
 
 
 def argument_decoder(agent: Agent[Any, Any]) -> Decode:
@@ -66,20 +81,52 @@ def record_decoder(
     return whole
 
 
-def coroutine_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[Any], Coroutine[Any, Any, Any]]:
-    """The handler as a coroutine function; a generator's outputs are emitted as they come."""
+def coroutine_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """The handler as a coroutine function that returns None; what it returns or yields is emitted on the way.
+
+    Raises SinkFailure where that fails, and otherwise what the handler raises.
+    """
     handler: Callable[[Any], Any] = agent.handler
-    if not agent.is_generator:
+    if agent.is_generator:
+        return _yielding(handler, emit)
+    if agent.sink is None and _returns_nothing(handler):
         return handler
 
+    async def emitting(argument: Any) -> None:
+        result = await handler(argument)
+        if result is not None:
+            emit.now(_current(), result)
+
+    return emitting
+
+
+def _yielding(handler: Callable[[Any], AsyncGenerator[Any, None]], emit: Emit) -> Callable[[Any], Coroutine[Any, Any, None]]:
     async def drain(argument: Any) -> None:
-        delivery = current.get()
-        assert delivery is not None
-        outputs: AsyncIterator[Any] = handler(argument)
-        async for output in outputs:
-            await emit(delivery, output)
+        delivery = _current()
+        async with aclosing(handler(argument)) as outputs:
+            async for output in outputs:
+                await emit.patiently(delivery, output)
 
     return drain
+
+
+def _returns_nothing(handler: Callable[..., Any]) -> bool:
+    """Whether it says so: what it returns all the same is dropped then, as Python does."""
+    return getattr(handler, "__annotations__", {}).get("return", "") in (None, "None")
+
+
+def _current() -> Delivery:
+    delivery = current.get()
+    assert delivery is not None
+    return delivery
+
+
+def first_step(context: Context, coroutine: Coroutine[Any, Any, None]) -> Any:
+    """Run a coroutine in `context` until it waits, and return what it waits for; ENDED if it has ended.
+
+    `next` with a default, because a coroutine that ends costs an exception otherwise: twice as much as all the rest.
+    """
+    return context.run(next, coroutine.__await__(), ENDED)
 
 
 @types.coroutine

@@ -20,9 +20,18 @@ from streamkit.errors import LostRange, RecordFailed, Stage, StreamkitError, Tra
 from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots, WorkerSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.committer import Committer
-from streamkit.runtime.delivery import AssignedPartition, Delivery, Flight, check_open, current
+from streamkit.runtime.delivery import AssignedPartition, Delivery, Flight, current
 from streamkit.runtime.emitter import Emitter
-from streamkit.runtime.invoke import KeyUndecodable, argument_decoder, coroutine_handler, record_decoder, resume
+from streamkit.runtime.invoke import (
+    ENDED,
+    KeyUndecodable,
+    SinkFailure,
+    argument_decoder,
+    coroutine_handler,
+    first_step,
+    record_decoder,
+    resume,
+)
 from streamkit.runtime.membership import CANCEL_GRACE, Membership
 from streamkit.runtime.publisher import OutputItem, Publisher, Route
 from streamkit.settings import Settings
@@ -102,7 +111,7 @@ class Runner:
         self.membership = Membership(
             agent, settings, self._consumer, admin, self._lanes, self._committer, self.emitter, self.slots
         )
-        self._handler = coroutine_handler(agent, self._emit_patiently)
+        self._handler = coroutine_handler(agent, self.emitter)
         self._decode = argument_decoder(agent)
         # The shortest way for the commonest case: a value that is there, for a handler that takes values.
         self._decode_value = agent.topics[0].value_codec.decode if agent.shape == "value" else None
@@ -166,10 +175,13 @@ class Runner:
 
     async def _poll(self) -> None:
         membership, consumer = self.membership, self._consumer
+        wanted: Sequence[TopicPartition] = ()
         while not self._stopping.is_set():
             await membership.gate.wait()
+            # Read before anything is computed from the assignment: there may be another one at any await.
+            epoch = membership.epoch
             loads = {partition: mine.load for partition, mine in membership.partitions.items()}
-            wanted, at_most = next_fetch(self._flow.open(loads), POLL_RECORDS)
+            wanted, at_most = next_fetch(self._flow.open(loads), POLL_RECORDS, wanted)
             if wanted and self._lanes.ready_count > ENOUGH_READY:
                 # What is read ahead of the handlers only grows the working set; but a partition is never forgotten.
                 await self._until_hungry()
@@ -177,7 +189,6 @@ class Runner:
                 await consumer.poll((), max_records=1, timeout=0)
                 await self._until_room()
                 continue
-            epoch = membership.epoch
             timeout = POLL_TIMEOUT if len(wanted) == len(loads) else POLL_TIMEOUT_CLOSED
             try:
                 batches = await consumer.poll(wanted, max_records=at_most, timeout=timeout)
@@ -315,7 +326,7 @@ class Runner:
         """
         clock = asyncio.get_running_loop().time
         take, release, publisher = self._lanes.take, self._lanes.release, self.publisher
-        handler, decode, plain, emit = self._handler, self._decode, self._decode_value, self.emitter.emit
+        handler, decode, plain = self._handler, self._decode, self._decode_value
         slots, counts = self.slots, self.slots.duration_counts
         started = begun = clock()
         # R14: what would run after the lease may be another member's already.
@@ -342,20 +353,12 @@ class Runner:
                 context = copy_context()
                 coroutine = handler(argument)
                 try:
-                    waits_for = context.run(coroutine.send, None)
-                except StopIteration as end:
-                    result = end.value
+                    waits_for = first_step(context, coroutine)
                 except (Exception, asyncio.CancelledError) as error:
-                    self._failed(lane, delivery, "handle", error)
+                    self._raised(lane, delivery, error)
                     return None
-                else:
+                if waits_for is not ENDED:
                     return Waiting(lane, context, coroutine, waits_for, started)
-                if result is not None:
-                    try:
-                        emit(delivery, result)
-                    except Exception as error:
-                        self._failed(lane, delivery, "sink", error)
-                        return None
                 done += 1
                 delivery.handled = True
                 release(lane)
@@ -387,9 +390,8 @@ class Runner:
             flight.timer = loop.call_at(started + self.agent.timeout, flight.cancel, "timeout")
         delivery.partition.flights.add(flight)
         error: BaseException | None = None
-        result: Any = None
         try:
-            result = await resume(context, coroutine, waits_for)
+            await resume(context, coroutine, waits_for)
         except (Exception, asyncio.CancelledError) as caught:
             error = caught
         finally:
@@ -400,32 +402,22 @@ class Runner:
         if error is not None or flight.cancelled_by:
             while task.uncancel():
                 pass
-        self._land(lane, delivery, flight, result, error)
+        self._land(lane, delivery, flight, error)
 
-    def _land(
-        self, lane: AgentLane, delivery: Delivery, flight: Flight, result: Any, error: BaseException | None
-    ) -> None:
+    def _land(self, lane: AgentLane, delivery: Delivery, flight: Flight, error: BaseException | None) -> None:
         if delivery.failed:  # while it ran: an output was rejected
             self._lanes.park(lane)
             self.membership.progressed()
             return
-        if error is None and result is not None and not delivery.partition.window.closed:
-            try:
-                self.emitter.emit(delivery, result)
-            except Exception as caught:
-                self._failed(lane, delivery, "sink", caught)
-                return
         if error is None:
             self._handled(lane, delivery)
         elif delivery.partition.window.closed or flight.cancelled_by == "revoke":
             self._given_up(lane, error)
-        elif isinstance(error, SinkFailure):
-            self._failed(lane, delivery, "sink", error.__cause__ or error)
         elif flight.cancelled_by == "timeout" and isinstance(error, asyncio.CancelledError):
             limit = TimeoutError(f"not done within its timeout of {self.agent.timeout:g} s")
             self._failed(lane, delivery, "handle", limit)
         else:
-            self._failed(lane, delivery, "handle", error)
+            self._raised(lane, delivery, error)
 
     def _handled(self, lane: AgentLane, delivery: Delivery) -> None:
         """The handler has returned, its outputs are queued: the key goes on. A late result of a closed window only
@@ -472,15 +464,6 @@ class Runner:
 
     # Outputs
 
-    async def _emit_patiently(self, delivery: Delivery, output: object) -> None:
-        """One output of a generator."""
-        await self.publisher.room()
-        check_open(delivery)
-        try:
-            self.emitter.emit(delivery, output)
-        except Exception as error:
-            raise SinkFailure from error
-
     def _acknowledged(self, items: Sequence[OutputItem]) -> None:
         for item in items:
             owner = item.owner
@@ -503,6 +486,12 @@ class Runner:
         self.membership.progressed()
 
     # Failures
+
+    def _raised(self, lane: AgentLane, delivery: Delivery, error: BaseException) -> None:
+        if isinstance(error, SinkFailure):
+            self._failed(lane, delivery, "sink", error.__cause__ or error)
+        else:
+            self._failed(lane, delivery, "handle", error)
 
     def _undecodable(self, lane: AgentLane, delivery: Delivery, error: Exception) -> None:
         record = delivery.record
@@ -601,7 +590,3 @@ class Runner:
         self.abandoned = len(stuck)
         if stuck:
             log.error("agent %s: %d handlers ignore their cancellation and are abandoned", self.agent.name, len(stuck))
-
-
-class SinkFailure(Exception):
-    """An output of a generator could not be queued; the cause says why."""
