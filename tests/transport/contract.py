@@ -94,6 +94,7 @@ class Member:
         self._changed = changed
 
     async def revoked(self, partitions: Collection[TopicPartition], *, lost: bool) -> None:
+        assert self.generation != NO_GENERATION, "before the first assignment there is nothing to revoke"
         assert self.partitions == frozenset(partitions)
         if partitions:
             self.revocations.append((frozenset(partitions), lost))

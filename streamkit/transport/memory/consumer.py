@@ -51,6 +51,7 @@ class MemoryConsumer:
         self._metadata_stale = asyncio.Event()
         self._in_rebalance = True  # from before `revoked` until the assignment is there
         self._in_assigned = False
+        self._was_assigned = False  # once: before the first assignment there is nothing to revoke
         self._failure: BaseException | None = None
         self._stopped = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -202,8 +203,9 @@ class MemoryConsumer:
 
     async def _rebalance(self) -> None:
         self._in_rebalance = True
-        lost = self._generation == NO_GENERATION
-        await self._told(self._listener.revoked(list(self._positions), lost=lost))
+        if self._was_assigned:
+            lost = self._generation == NO_GENERATION
+            await self._told(self._listener.revoked(list(self._positions), lost=lost))
         if self._heartbeats is not None:
             await _cancelled([self._heartbeats])
         self._adopt(await self._join())
@@ -251,6 +253,7 @@ class MemoryConsumer:
         self._positions = dict.fromkeys(joined.assignment)
         self._assigned_counts = self._latest_counts = joined.counts
         self._last_heartbeat = asyncio.get_running_loop().time()
+        self._was_assigned = True
         self._rejoin.clear()
 
     async def _told(self, listener: Awaitable[None]) -> None:
