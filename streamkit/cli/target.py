@@ -23,8 +23,10 @@ def load_app(target: str) -> App:
     Raises UsageError if there is none; ImportFailed if the module raises; the module's own ConfigurationError with the
     line that caused it as a note.
     """
-    module_name, _, attribute = target.partition(":")
+    module_name, colon, attribute = target.partition(":")
     _refuse_file(target, module_name, attribute)
+    if not all(part.isidentifier() for part in module_name.split(".")) or (colon and not attribute):
+        raise UsageError(f"{target!r} is not a target; write module:app, or module when it holds one App")
     module = _import(module_name)
     return _named(module, attribute) if attribute else _only(module)
 
@@ -45,8 +47,6 @@ def _refuse_file(target: str, module_name: str, attribute: str) -> None:
         dotted = ".".join(path.with_suffix("").parts).strip("/.")
         better = f"{dotted}:{attribute}" if attribute else dotted
         raise UsageError(f"{target!r} is a file; TARGET is a module: {better}")
-    if not all(part.isidentifier() for part in module_name.split(".")):
-        raise UsageError(f"{target!r} is not a target; write module:app, or module when it holds one App")
 
 
 def _import(name: str) -> ModuleType:

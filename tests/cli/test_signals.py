@@ -1,0 +1,65 @@
+"""How a worker ends when it is told to."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from streamkit.cli.embedded import EmbeddedBroker
+from tests.cli.support import program
+
+HANDLER = """
+@app.agent(source)
+async def slow(order: dict) -> None:
+    print("begun")
+    {body}
+    print("done")
+"""
+IGNORES_CANCELLATION = """
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+"""
+IN_A_THREAD = "await asyncio.to_thread(time.sleep, 60)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_runs_is_drained_and_committed(tmp_path: Path, embedded: EmbeddedBroker, number: signal.Signals) -> None:
+    code = HANDLER.format(body="await asyncio.sleep(0.5)")
+    made = program(tmp_path, embedded.brokers, code, [b'{"n": 1}', b'{"n": 2}'])
+    with made.start() as worker:
+        worker.await_text("begun")
+        worker.signal(number)
+        ended = worker.finish()
+    assert (ended.code, ended.output) == (0, "begun\ndone\n")
+    assert f"{number.name}: stopping" in ended.errors
+    assert made.committed("slow") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "body", "code"),
+    [(signal.SIGINT, "await asyncio.sleep(60)", 130), (signal.SIGTERM, "time.sleep(60)", 143)],
+    ids=["a handler that waits", "a handler that blocks the loop"],
+)
+def test_the_second_signal_ends_the_process_at_once(
+    tmp_path: Path, embedded: EmbeddedBroker, number: signal.Signals, body: str, code: int
+) -> None:
+    made = program(tmp_path, embedded.brokers, HANDLER.format(body=body), [b'{"n": 1}'])
+    with made.start() as worker:
+        worker.await_text("begun")
+        worker.insist(number)
+        assert worker.finish().code == code
+    assert made.committed("slow") == 0
+
+
+@pytest.mark.parametrize("body", [IGNORES_CANCELLATION, IN_A_THREAD], ids=["a task", "a thread"])
+def test_what_never_ends_does_not_keep_the_process(tmp_path: Path, embedded: EmbeddedBroker, body: str) -> None:
+    made = program(tmp_path, embedded.brokers, HANDLER.format(body=body), [b'{"n": 1}'])
+    with made.start(STREAMKIT_DRAIN_TIMEOUT="100ms") as worker:
+        worker.await_text("begun")
+        worker.signal(signal.SIGTERM)
+        ended = worker.finish()
+    assert (ended.code, "stopped after" in ended.errors) == (0, True)
+    assert made.committed("slow") == 0
