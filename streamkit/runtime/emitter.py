@@ -25,6 +25,7 @@ class Emitter:
         self, publisher: Publisher, sink: Topic[Any, Any] | None, wall: Callable[[], float] = time.time
     ) -> None:
         self.publisher = publisher
+        self._put = publisher.put
         self._sink = sink
         self._encode = None if sink is None else sink.value_codec.encode
         self._sink_name = "" if sink is None else sink.name
@@ -33,7 +34,15 @@ class Emitter:
     def now(self, delivery: Delivery, output: object) -> None:
         """Queue what a handler returned, under the record's raw key unless it says otherwise. Raises SinkFailure."""
         try:
-            self._emit(delivery, output)
+            if type(output) is Output:
+                self._emit_output(delivery, output)
+                return
+            if self._encode is None:
+                raise TypeError(f"the agent has no sink for the {type(output).__qualname__} it returned")
+            record = delivery.record
+            headers = _propagated(record.headers) if record.headers else NO_HEADERS
+            moment = int(self._wall() * 1000)
+            self._put(self._sink_name, record.key, self._encode(output), headers, moment, None, delivery)
         except Exception as error:
             raise SinkFailure from error
 
@@ -43,19 +52,6 @@ class Emitter:
             await self.publisher.room()
         check_open(delivery)
         self.now(delivery, output)
-
-    def _emit(self, delivery: Delivery, result: object) -> None:
-        """Raises EncodeError for a value of another type, RecordTooLarge, TopicMissing, TypeError without a sink."""
-        record = delivery.record
-        if type(result) is Output:
-            self._emit_output(delivery, result)
-        elif self._encode is None:
-            raise TypeError(f"the agent has no sink for the {type(result).__qualname__} it returned")
-        else:
-            value = self._encode(result)
-            headers = _propagated(record.headers) if record.headers else NO_HEADERS
-            now = int(self._wall() * 1000)
-            self.publisher.put(self._sink_name, record.key, value, headers, now, None, delivery)
 
     def send(
         self,

@@ -95,14 +95,19 @@ def coroutine_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[Any], Cor
     async def emitting(argument: Any) -> None:
         result = await handler(argument)
         if result is not None:
-            emit.now(_current(), result)
+            delivery = current.get()
+            assert delivery is not None
+            emit.now(delivery, result)
 
     return emitting
 
 
-def _yielding(handler: Callable[[Any], AsyncGenerator[Any, None]], emit: Emit) -> Callable[[Any], Coroutine[Any, Any, None]]:
+def _yielding(
+    handler: Callable[[Any], AsyncGenerator[Any, None]], emit: Emit
+) -> Callable[[Any], Coroutine[Any, Any, None]]:
     async def drain(argument: Any) -> None:
-        delivery = _current()
+        delivery = current.get()
+        assert delivery is not None
         async with aclosing(handler(argument)) as outputs:
             async for output in outputs:
                 await emit.patiently(delivery, output)
@@ -113,12 +118,6 @@ def _yielding(handler: Callable[[Any], AsyncGenerator[Any, None]], emit: Emit) -
 def _returns_nothing(handler: Callable[..., Any]) -> bool:
     """Whether it says so: what it returns all the same is dropped then, as Python does."""
     return getattr(handler, "__annotations__", {}).get("return", "") in (None, "None")
-
-
-def _current() -> Delivery:
-    delivery = current.get()
-    assert delivery is not None
-    return delivery
 
 
 def first_step(context: Context, coroutine: Coroutine[Any, Any, None]) -> Any:

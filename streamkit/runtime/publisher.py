@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import count
-from typing import NamedTuple
+
+import msgspec
 
 from streamkit.core.partitioner import Partitioner
 from streamkit.errors import TransportError
@@ -26,42 +26,57 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 OUTCOME_TIMEOUT = 5.0  # for the other batches of a broken producer, once it is broken
 
 
-class OutputItem(NamedTuple):
+class OutputItem(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """One output. A Struct, because one is made for every output, and out of the collector's sight: no cycle goes
+    through it."""
+
     key: bytes | None
     value: bytes | None
     headers: HeaderList
     timestamp: int
     owner: Delivery | None
+    size: int
 
 
-@dataclass(slots=True)
 class Route:
     """A topic that outputs go to."""
 
-    topic: str
-    partitions: Partitioner
-    limit: int  # bytes of a batch, and so of a record
-    slots: ProducedSlots
+    __slots__ = ("limit", "partitions", "pipes", "slots", "topic")
+
+    def __init__(self, topic: str, partitions: int, limit: int, slots: ProducedSlots) -> None:
+        self.topic = topic
+        self.partitions = Partitioner(partitions)
+        self.pipes = [Pipe(self, number) for number in range(partitions)]
+        self.limit = limit  # bytes of a batch, and so of a record
+        self.slots = slots
 
 
-@dataclass(slots=True, eq=False)
-class OutputBatch:
-    route: Route
-    partition: int
-    builder: BatchBuilder
-    number: int  # in the order of their first outputs
-    opened: float  # loop time
-    items: list[OutputItem] = field(default_factory=list[OutputItem])
-    size: int = 0
-    full: bool = False
-
-
-@dataclass(slots=True)
 class Pipe:
-    """One partition of an output topic: the batches that are being filled, oldest first, and how many are sent."""
+    """One partition of an output topic: the batches that wait to be sent, the last of them being filled."""
 
-    waiting: deque[OutputBatch] = field(default_factory=deque[OutputBatch])
-    in_flight: int = 0
+    __slots__ = ("in_flight", "partition", "route", "waiting")
+
+    def __init__(self, route: Route, partition: int) -> None:
+        self.route = route
+        self.partition = partition
+        self.waiting: deque[OutputBatch] = deque()
+        self.in_flight = 0
+
+
+class OutputBatch:
+    """Outputs to one partition that are sent together."""
+
+    __slots__ = ("append", "builder", "full", "items", "number", "opened", "pipe", "size")
+
+    def __init__(self, pipe: Pipe, builder: BatchBuilder, number: int, opened: float) -> None:
+        self.pipe = pipe
+        self.builder = builder
+        self.append = builder.append
+        self.number = number  # in the order of their first outputs
+        self.opened = opened  # loop time
+        self.items: list[OutputItem] = []
+        self.size = 0
+        self.full = False
 
 
 class Publisher:
@@ -82,26 +97,26 @@ class Publisher:
         settings: Settings,
         slots: WorkerSlots,
         *,
-        hurry: Callable[[], bool],
+        nothing_ready: Callable[[], bool],
         acknowledged: Callable[[Sequence[OutputItem]], None],
         rejected: Callable[[OutputItem, Route, TransportError], None],
     ) -> None:
         self._make_producer = make_producer
         self._settings = settings
         self._slots = slots
-        self._hurry = hurry
+        self._nothing_ready = nothing_ready
         self._acknowledged = acknowledged
         self._rejected = rejected
         self._producer: Producer = make_producer()  # it makes batches before it is connected, too
         self._connected = False
         self._numbers = count()
         self._routes: dict[str, Route] = {}
-        self._pipes: dict[tuple[str, int], Pipe] = {}
+        self._busy: dict[Pipe, None] = {}  # those with waiting batches, in the order in which they got the first
         self._sent: dict[asyncio.Future[object], OutputBatch] = {}  # in the order of sending
         self._failed: list[OutputBatch] = []
         self._broken: TransportError | None = None
         self._outstanding = 0  # bytes
-        self._records = 0
+        self._batches = 0  # not acknowledged
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -119,9 +134,9 @@ class Publisher:
 
     def add_route(self, topic: str, partitions: int, max_message_bytes: int | None) -> None:
         """Let outputs go to a topic. `max_message_bytes` is the topic's own limit, if the broker told it."""
-        settings = self._settings
-        limits = [settings.max_request_size, max_message_bytes or settings.max_request_size]
-        self._routes[topic] = Route(topic, Partitioner(partitions), min(limits), self._slots.output(topic))
+        largest = self._settings.max_request_size
+        limit = min(largest, max_message_bytes or largest)
+        self._routes[topic] = Route(topic, partitions, limit, self._slots.output(topic))
 
     def put(
         self,
@@ -141,27 +156,28 @@ class Publisher:
         # R4: refused by the broker, it would cost every other output of this producer a second sending.
         if size > route.limit:
             raise RecordTooLarge(f"an output of {size:,} bytes; {topic!r} takes {route.limit:,} at the most")
-        number = route.partitions.choose(key, partition)
-        pipe = self._pipes.get((topic, number))
-        if pipe is None:
-            pipe = self._pipes[topic, number] = Pipe()
-        batch = self._open_batch(pipe, route, number)
-        if batch.builder.append(key=key, value=value, timestamp=timestamp, headers=headers) is None:
+        pipe = route.pipes[route.partitions.choose(key, partition)]
+        waiting = pipe.waiting
+        batch = waiting[-1] if waiting and not waiting[-1].full else self._new_batch(pipe)
+        if batch.append(key=key, value=value, timestamp=timestamp, headers=headers) is None:
             batch.full = True
-            batch = self._new_batch(pipe, route, number)
-            batch.builder.append(key=key, value=value, timestamp=timestamp, headers=headers)
-        batch.items.append(OutputItem(key, value, headers, timestamp, owner))
+            self._wake.set()
+            batch = self._new_batch(pipe)
+            batch.append(key=key, value=value, timestamp=timestamp, headers=headers)
+        batch.items.append(OutputItem(key, value, headers, timestamp, owner, size))
         batch.size += size
-        self._outstanding += size
-        self._records += 1
         if owner is not None:
             owner.outputs += 1
             owner.partition.outputs += 1
+        self._outstanding += size
         if self._outstanding >= MAX_OUTSTANDING_BYTES:
             self.full = True
             self._room.clear()
-        self._empty.clear()
-        self._wake.set()
+
+    def hurry(self) -> None:
+        """Nothing is running that could add to the open batches: send them."""
+        if self._busy:
+            self._wake.set()
 
     async def room(self) -> None:
         """Wait until outputs may be put again."""
@@ -178,7 +194,7 @@ class Publisher:
             if self._broken is not None:
                 await self._recover()
                 continue
-            if self._records and not self._connected:
+            if self._batches and not self._connected:
                 await self._replace_producer()
             self._wake.clear()
             waits = await self._send_ready(loop.time())
@@ -193,23 +209,21 @@ class Publisher:
         self._connected = False
         await self._producer.stop()
 
-    def _open_batch(self, pipe: Pipe, route: Route, partition: int) -> OutputBatch:
-        if pipe.waiting and not pipe.waiting[-1].full:
-            return pipe.waiting[-1]
-        return self._new_batch(pipe, route, partition)
-
-    def _new_batch(self, pipe: Pipe, route: Route, partition: int) -> OutputBatch:
-        limit = min(route.limit, self._settings.batch_size)
-        builder = self._producer.batch(limit)
-        batch = OutputBatch(route, partition, builder, next(self._numbers), asyncio.get_running_loop().time())
+    def _new_batch(self, pipe: Pipe) -> OutputBatch:
+        builder = self._producer.batch(min(pipe.route.limit, self._settings.batch_size))
+        batch = OutputBatch(pipe, builder, next(self._numbers), asyncio.get_running_loop().time())
         pipe.waiting.append(batch)
+        self._busy[pipe] = None
+        self._batches += 1
+        self._empty.clear()
+        self._wake.set()
         return batch
 
     async def _send_ready(self, now: float) -> float | None:
         """Send the batches whose time has come; how long until the next one's, None if only an event can tell."""
         waits: float | None = None
-        hurry = self._hurry()
-        for pipe in list(self._pipes.values()):
+        hurry = self._nothing_ready()
+        for pipe in list(self._busy):
             while pipe.waiting and pipe.in_flight < IN_FLIGHT_PER_PARTITION and self._broken is None:
                 batch = pipe.waiting[0]
                 left = batch.opened + self._settings.linger - now
@@ -217,6 +231,8 @@ class Publisher:
                     waits = left if waits is None else min(waits, left)
                     break
                 pipe.waiting.popleft()
+                if not pipe.waiting:
+                    del self._busy[pipe]
                 await self._send(pipe, batch)
         return waits
 
@@ -224,7 +240,7 @@ class Publisher:
         pipe.in_flight += 1
         try:
             async with asyncio.timeout(self._settings.send_timeout):
-                future = await self._producer.send(batch.builder, batch.route.topic, batch.partition)
+                future = await self._producer.send(batch.builder, pipe.route.topic, pipe.partition)
         except (TransportError, TimeoutError) as error:
             pipe.in_flight -= 1
             self._failed.append(batch)
@@ -248,7 +264,8 @@ class Publisher:
         error = None if not future.cancelled() else TransportError("the producer was closed")
         error = error or future.exception()  # type: ignore[assignment]
         if error is None:
-            self._acknowledge(batch.items, batch.route, batch.size)
+            self._acknowledge(batch.items, pipe.route, batch.size)
+            self._close_batch()
         else:
             self._failed.append(batch)
             self._break(error if isinstance(error, TransportError) else TransportError(repr(error)))
@@ -256,16 +273,18 @@ class Publisher:
 
     def _acknowledge(self, items: Sequence[OutputItem], route: Route, size: int) -> None:
         route.slots.acknowledged += len(items)
-        self._forget(len(items), size)
+        self._forget(size)
         self._acknowledged(items)
 
-    def _forget(self, records: int, size: int) -> None:
+    def _forget(self, size: int) -> None:
         self._outstanding -= size
-        self._records -= records
         if self.full and self._outstanding <= MAX_OUTSTANDING_BYTES // 2:
             self.full = False
             self._room.set()
-        if not self._records:
+
+    def _close_batch(self) -> None:
+        self._batches -= 1
+        if not self._batches:
             self._empty.set()
 
     def _break(self, error: TransportError) -> None:
@@ -284,11 +303,12 @@ class Publisher:
             future.cancel()
         undelivered = sorted(self._failed + unsure, key=lambda batch: batch.number)
         self._failed = []
-        for pipe in self._pipes.values():
-            pipe.in_flight = 0
+        for batch in undelivered:
+            batch.pipe.in_flight = 0
         await self._replace_producer()
         for batch in undelivered:
-            await self._send_again(batch.route, batch.partition, batch.items)
+            await self._send_again(batch.pipe.route, batch.pipe.partition, batch.items)
+            self._close_batch()
         self._broken = None
 
     async def _send_again(self, route: Route, partition: int, items: Sequence[OutputItem]) -> None:
@@ -297,7 +317,7 @@ class Publisher:
         while items:
             error = await self._attempt(route, partition, items)
             if error is None:
-                self._acknowledge(items, route, sum(map(_size, items)))
+                self._acknowledge(items, route, sum(item.size for item in items))
                 return
             await self._replace_producer()
             if not isinstance(error, RecordTooLarge | Refused):
@@ -329,7 +349,7 @@ class Publisher:
 
     def _reject(self, item: OutputItem, route: Route, error: TransportError) -> None:
         route.slots.failed += 1
-        self._forget(1, _size(item))
+        self._forget(item.size)
         self._rejected(item, route, error)
 
     async def _replace_producer(self) -> None:
@@ -344,8 +364,3 @@ class Publisher:
                 log.warning("no new producer yet: %s", error)
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, LAST_BACKOFF)
-
-
-def _size(item: OutputItem) -> int:
-    size = (len(item.key) if item.key else 0) + (len(item.value) if item.value else 0) + RECORD_OVERHEAD
-    return size + sum(len(name) + len(text or b"") + 10 for name, text in item.headers)

@@ -96,7 +96,7 @@ class Runner:
             transport.producer,
             settings,
             slots,
-            hurry=lambda: not self._lanes.ready,
+            nothing_ready=lambda: not self._lanes.ready,
             acknowledged=self._acknowledged,
             rejected=self._rejected,
         )
@@ -337,6 +337,7 @@ class Runner:
                 lane = take()
                 if lane is None:
                     self._hungry.set()
+                    publisher.hurry()
                     return None
                 delivery = lane.queue[0]
                 try:
@@ -426,7 +427,9 @@ class Runner:
         self._lanes.release(lane)
         self.slots.processed_success += 1
         if not delivery.outputs:
-            self._count_settled(delivery)
+            mine = delivery.partition
+            mine.settling.append(delivery.sequence)
+            mine.bytes -= delivery.size
             self._settle()
         self.membership.progressed()
         self._wake(1)
@@ -440,11 +443,6 @@ class Runner:
         self.slots.processed_cancelled += 1
         self.membership.progressed()
         self._wake(1)
-
-    def _count_settled(self, delivery: Delivery) -> None:
-        mine = delivery.partition
-        mine.settling.append(delivery.sequence)
-        mine.bytes -= delivery.size
 
     def _settle(self) -> None:
         """Move the windows by what was noted in `settling`. Runs in the same loop step, before anything is awaited."""
@@ -469,10 +467,12 @@ class Runner:
             owner = item.owner
             if owner is None:
                 continue
+            mine = owner.partition
+            mine.outputs -= 1
             owner.outputs -= 1
-            owner.partition.outputs -= 1
-            if owner.handled and not owner.outputs and not owner.failed:
-                self._count_settled(owner)
+            if not owner.outputs and owner.handled and not owner.failed:
+                mine.settling.append(owner.sequence)
+                mine.bytes -= owner.size
         self._settle()
         self.membership.progressed()
 

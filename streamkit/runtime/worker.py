@@ -230,7 +230,7 @@ class AppOutputs:
             transport.producer,
             settings,
             slots,
-            hurry=lambda: True,
+            nothing_ready=lambda: True,
             acknowledged=lambda items: None,
             rejected=self._rejected,
         )
