@@ -105,9 +105,10 @@ MUTANTS = [
     ),
     Mutant("a partition opens as soon as it is not full", FLOW, "REOPEN_AT = 0.5", "REOPEN_AT = 0.99", FLOW_TESTS),
     Mutant("a partition never opens again", FLOW, "level > REOPEN_AT", "level >= 0", FLOW_TESTS),
+    Mutant("any bound keeps a partition closed", FLOW, "(n in before and", "(before and", FLOW_TESTS),
     Mutant("nothing is guaranteed to a partition", FLOW, "limit // (2 * max(1, len(used)))", "0", FLOW_TESTS),
     Mutant("each partition has the whole pool", FLOW, "self._pool - others", "self._pool", FLOW_TESTS),
-    Mutant("a full total closes empty partitions", FLOW, "load.unsettled and self", "self", FLOW_TESTS),
+    Mutant("a full total closes empty partitions", FLOW, "load.unsettled and full", "full", FLOW_TESTS),
     Mutant(
         "room beside the window",
         FLOW,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Generic, NamedTuple, TypeVar
 
@@ -50,7 +50,7 @@ class Flow(Generic[P]):
 
     def __init__(self, limits: FlowLimits) -> None:
         self._limits = limits
-        self._closed: set[P] = set()
+        self._full: dict[P, set[int]] = {}  # closed partitions with the bounds that closed them
 
     def open(self, loads: Mapping[P, Load]) -> dict[P, int]:
         """The partitions that may be fetched now, with their room in records, at least 1.
@@ -61,21 +61,28 @@ class Flow(Generic[P]):
         records = _Total(self._limits.records, [load.unsettled for load in loads.values()])
         size = _Total(self._limits.bytes, [load.bytes for load in loads.values()])
         rooms: dict[P, int] = {}
+        closed: dict[P, set[int]] = {}
         for partition, load in loads.items():
             bounds = self._limits.partition_unsettled, records.allowance(load.unsettled)
             window = self._limits.partition_window
-            level = max(
+            levels = (
                 _level(load.unsettled, min(bounds)),
                 _level(load.window, window),
                 _level(load.bytes, size.allowance(load.bytes)),
             )
-            if not (load.unsettled and self._stays_closed(partition, level)):
+            full = self._full_bounds(partition, levels)
+            if load.unsettled and full:
+                closed[partition] = full
+            else:
                 rooms[partition] = max(1, min(min(bounds) - load.unsettled, window - load.window))
-        self._closed = {partition for partition in loads if partition not in rooms}
+        self._full = closed
         return rooms
 
-    def _stays_closed(self, partition: P, level: float) -> bool:
-        return level > REOPEN_AT if partition in self._closed else level >= CLOSE_AT
+    def _full_bounds(self, partition: P, levels: Sequence[float]) -> set[int]:
+        """Each bound counts on its own: beside a hung record the window never falls, and must not keep a partition
+        closed that was closed for its unsettled records."""
+        before = self._full.get(partition, ())
+        return {n for n, level in enumerate(levels) if level >= CLOSE_AT or (n in before and level > REOPEN_AT)}
 
 
 def next_fetch(rooms: Mapping[P, int], at_most: int, before: Collection[P] = ()) -> tuple[list[P], int]:
