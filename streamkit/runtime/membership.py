@@ -101,8 +101,7 @@ class Membership:
         self._committer.generation = generation
         for partition, (start, skip) in starts.items():
             self._consumer.seek(partition, start.offset)
-            track = self._lanes.open(partition)
-            self.partitions[partition] = AssignedPartition(partition, track, start, skip, self._emitter)
+            self._open(partition, start, skip)
         self._slots.assigned = frozenset(self.partitions)
         self._slots.rebalances += 1
         self.joined = True
@@ -131,13 +130,18 @@ class Membership:
 
     async def gap(self, partition: TopicPartition, offset: int) -> None:
         """The log does not hold the offset that is to be read next. Raises LostRange unless `on_gap` allows it."""
+        epoch = self.epoch
         bounds = (await self._admin.log_ranges([partition])).get(partition)
-        start = self._after_gap(partition, offset, bounds)
         mine = self.partitions.get(partition)
-        if mine is not None:
+        if mine is None or epoch != self.epoch:
+            return  # polls of the new assignment will tell
+        start = self._after_gap(partition, offset, bounds)
+        if start >= mine.window.next_offset:
             mine.window.reach(start)
-            self._consumer.seek(partition, start)
-            self._committer.settled(0)
+        else:
+            self._begin_anew(mine, start)
+        self._consumer.seek(partition, start)
+        self._committer.settled(0)
 
     async def _starts(
         self, partitions: Collection[TopicPartition], generation: int
@@ -197,6 +201,18 @@ class Membership:
             raise lost
         log.warning("%s", lost)
         return bounds.start if self._agent.on_gap == "earliest" else bounds.end
+
+    def _open(self, partition: TopicPartition, start: CommittedOffset, skip: SkipList | None) -> AssignedPartition:
+        track = self._lanes.open(partition)
+        mine = self.partitions[partition] = AssignedPartition(partition, track, start, skip, self._emitter)
+        return mine
+
+    def _begin_anew(self, old: AssignedPartition, start: int) -> None:
+        """The log was made anew or cut short: its offsets name other records, which the old window has seen."""
+        _cancel([old])
+        self._close([old])
+        self._open(old.partition, CommittedOffset(start), None).committed = old.committed
+        self._slots.assigned = frozenset(self.partitions)
 
     def _halt(self, partitions: Iterable[AssignedPartition]) -> None:
         for mine in partitions:

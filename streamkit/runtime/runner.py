@@ -39,7 +39,7 @@ from streamkit.transport.base import Admin, ConsumedRecord, LogRange, OffsetOutO
 
 log = logging.getLogger(__name__)
 
-POLL_RECORDS = 4_000
+POLL_RECORDS = 500
 POLL_TIMEOUT = 0.2
 POLL_TIMEOUT_CLOSED = 0.01  # some partition may reopen at any moment
 SLICE = 0.005  # how long handlers that never wait may keep the loop
@@ -50,6 +50,9 @@ RECORD_COST = 250  # bytes of memory that a record takes besides its key and val
 FIRST_BUCKET = DURATION_BUCKETS[0]
 ENOUGH_READY = 256  # records; with fewer the next are polled
 WHOLE_PARTITION = True  # the lane of all records under order_by="partition"
+
+# Every other exception of a handler is its failure, BaseExceptions too: a task that died of one would hold its lane.
+PROCESS_ENDS = (KeyboardInterrupt, SystemExit)
 
 AgentLane = Lane[TopicPartition, Delivery]
 
@@ -121,6 +124,7 @@ class Runner:
         self._hungry = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
+        self._ended = False  # a task whose handler took a cancellation for its own goes no further
         self.abandoned = 0  # handlers that ignored their cancellation
 
     async def run(self, partitions: int) -> None:
@@ -165,8 +169,8 @@ class Runner:
         self._stopping.set()
 
     def settled_to(self, ranges: Mapping[TopicPartition, LogRange]) -> bool:
-        """Whether everything up to these ends is settled, or nothing is assigned."""
-        return self.membership.joined and all(
+        """Whether everything up to these ends is settled, or nothing is assigned. Not while that changes."""
+        return self.membership.gate.is_set() and all(
             mine.window.committable >= ranges[partition].end if partition in ranges else False
             for partition, mine in self.membership.partitions.items()
         )
@@ -177,7 +181,7 @@ class Runner:
         membership, consumer = self.membership, self._consumer
         wanted: Sequence[TopicPartition] = ()
         while not self._stopping.is_set():
-            await membership.gate.wait()
+            await self._until_assigned()
             # Read before anything is computed from the assignment: there may be another one at any await.
             epoch = membership.epoch
             loads = {partition: mine.load for partition, mine in membership.partitions.items()}
@@ -259,11 +263,22 @@ class Runner:
 
         Dropping them would lose them: the poll has moved the position after the new assignment had sought it.
         """
-        await self.membership.gate.wait()
+        await self._until_assigned()
         for partition in batches:
             mine = self.membership.partitions.get(partition)
             if mine is not None:
                 self._consumer.seek(partition, mine.window.next_offset)
+
+    async def _until_assigned(self) -> None:
+        """Wait while the assignment changes. What goes wrong meanwhile is raised by a poll, and by nothing else."""
+        gate = self.membership.gate
+        while not gate.is_set():
+            await self._consumer.poll((), max_records=1, timeout=0)
+            try:
+                async with asyncio.timeout(POLL_TIMEOUT):
+                    await gate.wait()
+            except TimeoutError:
+                pass
 
     async def _until_hungry(self) -> None:
         self._hungry.clear()
@@ -307,7 +322,7 @@ class Runner:
     # Work
 
     async def _work(self) -> None:
-        while True:
+        while not self._ended:
             waiting = self._sprint()
             if waiting is not None:
                 self._wake(2)  # a handler that waits leaves the loop to others: more tasks join in
@@ -355,7 +370,9 @@ class Runner:
                 coroutine = handler(argument)
                 try:
                     waits_for = first_step(context, coroutine)
-                except (Exception, asyncio.CancelledError) as error:
+                except PROCESS_ENDS:
+                    raise
+                except BaseException as error:
                     self._raised(lane, delivery, error)
                     return None
                 if waits_for is not ENDED:
@@ -393,7 +410,9 @@ class Runner:
         error: BaseException | None = None
         try:
             await resume(context, coroutine, waits_for)
-        except (Exception, asyncio.CancelledError) as caught:
+        except (*PROCESS_ENDS, GeneratorExit):  # the last one closes the task itself
+            raise
+        except BaseException as caught:
             error = caught
         finally:
             delivery.partition.flights.discard(flight)
@@ -582,6 +601,7 @@ class Runner:
             self.fail(error)
 
     async def _end(self, pool: Sequence[asyncio.Task[None]]) -> None:
+        self._ended = True
         for task in pool:
             task.cancel()
         if not pool:
