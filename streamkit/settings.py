@@ -165,7 +165,7 @@ class Settings:
         30.0, _duration(), "How often topics are looked at anew; new partitions are seen after this long."
     )
     connect_timeout: float = _setting(
-        10.0, _duration(), "How long one attempt to reach the brokers may take; it is logged and repeated."
+        8.0, _duration(), "How long one attempt to reach the brokers may take; it is logged and repeated."
     )
     start_timeout: float = _setting(
         60.0, _duration(), "How long brokers that can be reached may take to answer what a worker asks at its start."

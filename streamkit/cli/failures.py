@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ class ImportFailed(UsageError):
 
 def plain_report(error: Exception) -> None:
     """Show an error to a person: the traceback of their code if there is one, then the message."""
+    sys.stdout.flush()  # what handlers have printed comes before it
     click.echo(_traceback_of(error), err=True, nl=False)
     click.secho("error: ", fg="red", bold=True, err=True, nl=False)
     click.echo("\n".join([_message(error), *getattr(error, "__notes__", ())]), err=True)

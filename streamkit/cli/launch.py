@@ -17,7 +17,7 @@ from streamkit.cli.logs import configure_logs
 from streamkit.cli.signals import signals
 from streamkit.cli.transports import transport_for
 from streamkit.cli.version import version
-from streamkit.errors import ConfigurationError
+from streamkit.errors import ConfigurationError, StreamkitError
 from streamkit.observe.observer import Observer
 from streamkit.observe.slots import WorkerSlots
 from streamkit.runtime.worker import Worker
@@ -73,6 +73,10 @@ def launch(
     try:
         with asyncio.Runner() as runner, signals(runner.get_loop(), worker.stop, end_now):
             return runner.run(run())
+    except SystemExit as error:
+        # From a handler or its tasks. What it asks for is not what has happened: nothing was drained or committed.
+        report(StreamkitError(f"a handler, or a task that it started, called sys.exit({error.code!r})"))
+        return 1
     finally:
         observer.stop()
 

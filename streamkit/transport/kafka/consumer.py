@@ -219,5 +219,5 @@ async def _close(consumer: Any) -> None:
     try:
         await asyncio.wait_for(consumer.stop(), STOP_TIMEOUT)
     except (TimeoutError, kafka.KafkaError, TransportError) as error:
-        log.warning("closing a consumer: %s; cutting its connections", error or "timed out")
+        log.warning("closing a consumer: %s; cutting its connections", str(error) or "timed out")
         await cut(consumer._client)

@@ -80,7 +80,7 @@ class KafkaProducer:
         try:
             await asyncio.wait_for(producer.stop(), STOP_TIMEOUT)
         except (TimeoutError, kafka.KafkaError, AssertionError) as error:
-            log.warning("closing a producer: %s; cutting its connections", error or "timed out")
+            log.warning("closing a producer: %s; cutting its connections", str(error) or "timed out")
             await _abandon(producer)
 
 
