@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable
@@ -38,7 +37,7 @@ from tests.faults.oracles import (
     output_violations,
     report,
 )
-from tests.faults.support import admin_of, create, producer_of, read_all, unique, until
+from tests.faults.support import admin_of, create, processes, producer_of, program, read_all, unique, until
 
 PARTITIONS = 6
 STEP_SECONDS = 45.0  # for the group to come to terms with one fault
@@ -109,11 +108,8 @@ class Chaos:
     # Faults
 
     def start(self) -> subprocess.Popen[bytes]:
-        arguments = [self.brokers, self.source, self.sink, self.group, str(self.directory)]
-        arguments += [str(self.seed), str(self.load.concurrency)]
-        command = [sys.executable, "-m", "tests.faults.program", *arguments]
-        with (self.directory / "workers.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+        command = program(self.brokers, self.source, self.directory, self.load.concurrency, self.seed)
+        process = self._spawn(command, self.directory)
         self.processes.append(process)
         self._tell(f"started {process.pid}")
         return process
@@ -168,7 +164,7 @@ class Chaos:
             NewTopic(self.source, PARTITIONS, 1),
             NewTopic(self.sink, PARTITIONS, 1, sink_config),
         )
-        try:
+        with processes() as self._spawn:
             async with asyncio.TaskGroup() as group, producer_of(self.brokers, linger_ms=5) as producer:
                 records = self._records()
                 await self._send(producer, records[: int(len(records) * self.load.at_once)])
@@ -183,10 +179,6 @@ class Chaos:
                 for process in list(self.processes):
                     await self.leave(process)
                 look.cancel()
-        finally:
-            for process in self.processes:
-                process.kill()
-                process.wait()
 
     async def evidence(self) -> Evidence:
         history = self.ledger.finish()

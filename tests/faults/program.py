@@ -1,6 +1,7 @@
 """The worker process of the chaos tests: one agent that writes down what it does and passes each record on.
 
-`python -m tests.faults.program BROKERS SOURCE SINK GROUP DIRECTORY SEED CONCURRENCY`; SIGTERM ends it in order.
+`python -m tests.faults.program BROKERS SOURCE DIRECTORY SEED CONCURRENCY`; SIGTERM ends it in order. The sink is
+`SOURCE.out`, the group `SOURCE.group`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ SETTINGS = {
     "drain_timeout": "5s",
     "commit_interval": "300ms",
 }
+
+# What a record's value asks of the handler; another value asks for a time by chance.
+HANG, AT_ONCE = b"hang", b"at once"
 
 
 class WatchedTransport(KafkaTransport):
@@ -107,19 +111,21 @@ def patience(seed: int, partition: int, offset: int) -> float:
     return chance.uniform(0, 0.300)
 
 
-async def run(brokers: str, source: str, sink: str, group: str, directory: Path, seed: int, concurrency: int) -> None:
+async def run(brokers: str, source: str, directory: Path, seed: int, concurrency: int) -> None:
     ledger = LedgerFile(directory)
     app = App("chaos", **SETTINGS)
     records = app.topic(source, value=bytes)
-    copies = app.topic(sink, value=bytes)
+    copies = app.topic(f"{source}.out", value=bytes)
 
-    @app.agent(records, sink=copies, group=group, concurrency=concurrency)
+    @app.agent(records, sink=copies, group=f"{source}.group", concurrency=concurrency)
     async def copy(record: Record[str, bytes]) -> bytes:
         where = record.partition, record.offset, record.key
         assignment = ledger.start(*where)
         done = False
         try:
-            seconds = patience(seed, record.partition, record.offset)
+            if record.value == HANG:
+                await asyncio.Event().wait()
+            seconds = 0.0 if record.value == AT_ONCE else patience(seed, record.partition, record.offset)
             if seconds:
                 await asyncio.sleep(seconds)
             done = True
@@ -143,5 +149,5 @@ def _by_number(offsets: Mapping[TopicPartition, CommittedOffset]) -> Offsets:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s")
-    brokers, source, sink, group, directory, seed, concurrency = sys.argv[1:]
-    asyncio.run(run(brokers, source, sink, group, Path(directory), int(seed), int(concurrency)))
+    brokers, source, directory, seed, concurrency = sys.argv[1:]
+    asyncio.run(run(brokers, source, Path(directory), int(seed), int(concurrency)))

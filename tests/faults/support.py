@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -117,6 +120,31 @@ async def committed_of(brokers: str, group: str, topic: str, partitions: int) ->
     wanted = [TopicPartition(topic, number) for number in range(partitions)]
     async with admin_of(brokers) as admin:
         return {tp.partition: offset for tp, offset in (await admin.committed(group, wanted)).items()}
+
+
+def program(brokers: str, source: str, directory: Path, concurrency: int, seed: int = 0) -> list[str]:
+    """The command of a worker process that writes a ledger."""
+    command = [sys.executable, "-m", "tests.faults.program"]
+    return [*command, brokers, source, str(directory), str(seed), str(concurrency)]
+
+
+@contextmanager
+def processes() -> Iterator[Callable[[list[str], Path], subprocess.Popen[bytes]]]:
+    """A function that starts processes, logging to `workers.log` in a directory; none of them outlives the block."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], directory: Path) -> subprocess.Popen[bytes]:
+        with (directory / "workers.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 class RunningWorker:
