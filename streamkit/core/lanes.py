@@ -3,57 +3,51 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Hashable, Iterable
+from typing import Generic, Protocol, Self, TypeVar
+
+
+class Queued(Protocol):
+    """A record as lanes see it. It carries its own place in the queue, so that a lane costs no object of its own."""
+
+    lane: Hashable | None  # the key whose records wait for each other; None waits for nothing
+    next: Self | None  # the record that waits behind this one
+
 
 P = TypeVar("P", bound=Hashable)  # a partition
-T = TypeVar("T")  # a waiting record
-
-
-class Lane(Generic[P, T]):
-    """The waiting records of one key in one partition. It exists only while it holds some; the head may be running."""
-
-    __slots__ = ("key", "queue", "running", "track")
-
-    def __init__(self, track: Track[P, T], key: Hashable | None, item: T) -> None:
-        self.track = track
-        self.key = key
-        self.queue: deque[T] = deque()
-        self.queue.append(item)
-        self.running = False
+T = TypeVar("T", bound=Queued)
 
 
 class Track(Generic[P, T]):
     """The lanes of one partition during one assignment."""
 
-    __slots__ = ("closed", "lanes", "partition", "ready", "running")
+    __slots__ = ("closed", "partition", "ready", "tails")
 
     def __init__(self, partition: P) -> None:
         self.partition = partition
-        self.lanes: dict[Hashable, Lane[P, T]] = {}
-        self.ready: deque[Lane[P, T]] = deque()
-        self.running = 0
+        self.tails: dict[Hashable, T] = {}  # the last record of each lane; a lane exists only while it holds one
+        self.ready: deque[T] = deque()  # the first record of each lane that does not run and is not blocked
         self.closed = False
 
 
 class Lanes(Generic[P, T]):
     """All lanes of an agent, served in two levels of round robin: partitions, then the lanes of each.
 
-    A lane is ready (in its track's `ready`), running (taken and not yet released), or blocked by an orphan. Every
-    operation on a record is O(1). Between the moment a lane becomes ready and its turn, every other lane of its
-    partition is served at most once, and every other partition at most once more than its own.
+    The first record of a lane is ready, running (taken and not yet released), or blocked by an orphan. Every operation
+    on a record is O(1). Between the moment a lane becomes ready and its turn, every other lane of its partition is
+    served at most once, and every other partition at most once more than its own.
 
-    Orphans are lanes whose record still runs although their partition was closed. When the partition is opened again,
-    the same key waits until they have ended, so that no key runs twice at a time in one process.
+    Orphans are records that still run although their partition was closed. When the partition is opened again, the
+    same key waits until they have ended, so that no key runs twice at a time in one process.
     """
 
     __slots__ = ("_blocked", "_orphans", "_tracks", "_turns")
 
     def __init__(self) -> None:
         self._tracks: dict[P, Track[P, T]] = {}
-        self._turns: deque[Track[P, T]] = deque()  # the tracks that have a ready lane
+        self._turns: deque[Track[P, T]] = deque()  # the tracks that have a ready record
         self._orphans: set[tuple[P, Hashable]] = set()
-        self._blocked: dict[tuple[P, Hashable], Lane[P, T]] = {}
+        self._blocked: dict[tuple[P, Hashable], tuple[Track[P, T], T]] = {}
 
     @property
     def ready(self) -> bool:
@@ -76,85 +70,81 @@ class Lanes(Generic[P, T]):
         track = self._tracks[partition] = Track(partition)
         return track
 
-    def put(self, track: Track[P, T], key: Hashable | None, item: T) -> None:
-        """Queue a record behind the earlier ones of its key. Without a key (None) it waits for no other."""
-        lane = track.lanes.get(key)
+    def put(self, track: Track[P, T], item: T) -> None:
+        """Queue a record behind the earlier ones of its lane."""
+        lane = item.lane
         if lane is not None:
-            lane.queue.append(item)
-            return
-        lane = Lane(track, key, item)
-        if key is not None:
-            track.lanes[key] = lane
-            if self._orphans and (track.partition, key) in self._orphans:
-                self._blocked[track.partition, key] = lane
+            tail = track.tails.get(lane)
+            track.tails[lane] = item
+            if tail is not None:
+                tail.next = item
                 return
-        self._make_ready(lane)
+            if self._orphans and (track.partition, lane) in self._orphans:
+                self._blocked[track.partition, lane] = track, item
+                return
+        ready = track.ready
+        if not ready:
+            self._turns.append(track)
+        ready.append(item)
 
-    def take(self) -> Lane[P, T] | None:
-        """The lane that runs next; its record is `queue[0]`. None when nothing is ready."""
+    def take(self) -> T | None:
+        """The record that runs next; None when nothing is ready."""
         turns = self._turns
         if not turns:
             return None
         track = turns[0]
-        lane = track.ready.popleft()
+        item = track.ready.popleft()
         if not track.ready:
             turns.popleft()
         elif len(turns) > 1:
             turns.rotate(-1)
-        track.running += 1
-        lane.running = True
-        return lane
+        return item
 
-    def release(self, lane: Lane[P, T]) -> None:
-        """The record that ran is handled; the next one of its key may run."""
-        track = lane.track
-        track.running -= 1
-        lane.running = False
-        if track.closed:
-            self._end_orphan(track.partition, lane.key)
+    def release(self, track: Track[P, T], item: T) -> None:
+        """The record that ran is handled; the next one of its lane may run.
+
+        A record that is never released blocks its lane until the assignment ends.
+        """
+        lane = item.lane
+        if lane is None:
             return
-        queue = lane.queue
-        queue.popleft()
-        if queue:
-            self._make_ready(lane)
-        elif lane.key is not None:
-            del track.lanes[lane.key]
+        if track.closed:
+            self._end_orphan(track.partition, lane)
+            return
+        following = item.next
+        if following is None:
+            track.tails.pop(lane, None)  # none is there after a halt
+            return
+        ready = track.ready
+        if not ready:
+            self._turns.append(track)
+        ready.append(following)
 
-    def park(self, lane: Lane[P, T]) -> None:
-        """The record that ran has failed and stays unhandled: its key is blocked until the assignment ends."""
-        lane.track.running -= 1
-        lane.running = False
-
-    def halt(self, partition: P) -> None:
-        """Forget what has not started. What runs goes on; nothing more of the partition is taken."""
-        track = self._tracks[partition]
+    def halt(self, track: Track[P, T], running: Iterable[T]) -> None:
+        """Forget what has not started. `running` goes on; nothing more of the partition is taken."""
         if track.ready:
             self._turns.remove(track)
             track.ready.clear()
-        for key, lane in list(track.lanes.items()):
-            if lane.running:
-                lane.queue = deque((lane.queue[0],))
-            else:
-                del track.lanes[key]
-                self._blocked.pop((partition, key), None)
+        for lane in track.tails:
+            self._blocked.pop((track.partition, lane), None)
+        track.tails.clear()
+        for item in running:
+            item.next = None
+            if item.lane is not None:
+                track.tails[item.lane] = item
 
-    def close(self, partition: P) -> None:
-        """End the assignment. What still runs is an orphan from here on."""
-        self.halt(partition)
-        track = self._tracks.pop(partition)
+    def close(self, track: Track[P, T], running: Iterable[T]) -> None:
+        """End the assignment. `running` are orphans from here on."""
+        self.halt(track, running)
+        del self._tracks[track.partition]
         track.closed = True
-        self._orphans.update((partition, key) for key in track.lanes)
+        self._orphans.update((track.partition, lane) for lane in track.tails)
 
-    def _make_ready(self, lane: Lane[P, T]) -> None:
-        ready = lane.track.ready
-        if not ready:
-            self._turns.append(lane.track)
-        ready.append(lane)
-
-    def _end_orphan(self, partition: P, key: Hashable | None) -> None:
-        if key is None:
-            return
-        self._orphans.discard((partition, key))
-        blocked = self._blocked.pop((partition, key), None)
+    def _end_orphan(self, partition: P, lane: Hashable) -> None:
+        self._orphans.discard((partition, lane))
+        blocked = self._blocked.pop((partition, lane), None)
         if blocked is not None:
-            self._make_ready(blocked)
+            track, item = blocked
+            if not track.ready:
+                self._turns.append(track)
+            track.ready.append(item)

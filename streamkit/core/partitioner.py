@@ -25,7 +25,7 @@ def murmur2(data: bytes) -> int:
 class Partitioner:
     """The same key always goes to the same partition; null keys go round."""
 
-    __slots__ = ("_count", "_next", "_known")
+    __slots__ = ("_count", "_known", "_next")
 
     def __init__(self, count: int) -> None:
         self._count = count

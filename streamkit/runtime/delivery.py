@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -60,9 +61,14 @@ class AssignedPartition:
         return Load(window.pending, window.size, self.bytes)
 
     @property
+    def running(self) -> Iterator[Delivery]:
+        """The records whose handlers have started; those that never wait are never seen here."""
+        return (flight.delivery for flight in self.flights)
+
+    @property
     def quiet(self) -> bool:
         """Nothing that has started is still running or waiting for an acknowledgement."""
-        return not self.track.running and not self.outputs
+        return not self.flights and not self.outputs
 
 
 class Delivery(msgspec.Struct, eq=False):
@@ -72,6 +78,8 @@ class Delivery(msgspec.Struct, eq=False):
     sequence: int
     partition: AssignedPartition
     size: int  # bytes that it is counted with
+    lane: Hashable | None
+    next: Delivery | None = None  # the one that waits behind it in its lane
     argument: object = msgspec.UNSET  # what the handler gets, where that was needed before its turn
     outputs: int = 0  # unacknowledged
     handled: bool = False  # the handler has ended: it sends no more

@@ -217,7 +217,7 @@ class Membership:
     def _halt(self, partitions: Iterable[AssignedPartition]) -> None:
         for mine in partitions:
             if not mine.window.closed:
-                self._lanes.halt(mine.partition)
+                self._lanes.halt(mine.track, mine.running)
 
     async def _drain(self, partitions: Collection[AssignedPartition]) -> None:
         if await self._until_quiet(partitions, self._settings.drain_timeout):
@@ -245,7 +245,7 @@ class Membership:
         for mine in partitions:
             if not mine.window.closed:
                 mine.window.closed = True
-                self._lanes.close(mine.partition)
+                self._lanes.close(mine.track, mine.running)
                 del self.partitions[mine.partition]
         self._slots.assigned = frozenset(self.partitions)
 

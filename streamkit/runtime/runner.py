@@ -15,7 +15,7 @@ from msgspec import UNSET
 from streamkit.agent import Agent
 from streamkit.core.commits import CommitSchedule
 from streamkit.core.flow import Flow, FlowLimits, next_fetch
-from streamkit.core.lanes import Lane, Lanes
+from streamkit.core.lanes import Lanes
 from streamkit.errors import LostRange, RecordFailed, Stage, StreamkitError, TransportError
 from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots, WorkerSlots
 from streamkit.record import TopicPartition
@@ -39,7 +39,7 @@ from streamkit.transport.base import Admin, ConsumedRecord, LogRange, OffsetOutO
 
 log = logging.getLogger(__name__)
 
-POLL_RECORDS = 500
+POLL_RECORDS = 1_000
 POLL_TIMEOUT = 0.2
 POLL_TIMEOUT_CLOSED = 0.01  # some partition may reopen at any moment
 SLICE = 0.005  # how long handlers that never wait may keep the loop
@@ -54,13 +54,11 @@ WHOLE_PARTITION = True  # the lane of all records under order_by="partition"
 # Every other exception of a handler is its failure, BaseExceptions too: a task that died of one would hold its lane.
 PROCESS_ENDS = (KeyboardInterrupt, SystemExit)
 
-AgentLane = Lane[TopicPartition, Delivery]
-
 
 class Waiting(NamedTuple):
     """A handler that did not end at its first step."""
 
-    lane: AgentLane
+    delivery: Delivery
     context: Context
     coroutine: Coroutine[Any, Any, Any]
     waits_for: Any
@@ -234,8 +232,10 @@ class Runner:
             key, value = record.key, record.value
             cost = RECORD_COST + (len(value) if value else 0) + (len(key) if key else 0)
             size += cost
-            delivery = Delivery(record, sequence, mine, cost)
-            put(track, key if lane_key is None else lane_key(delivery), delivery)
+            delivery = Delivery(record, sequence, mine, cost, key)
+            if lane_key is not None:
+                delivery.lane = lane_key(delivery)
+            put(track, delivery)
             sequence += 1
         mine.bytes += size
 
@@ -251,8 +251,10 @@ class Runner:
             else:
                 cost = RECORD_COST + len(record.value or b"") + len(record.key or b"")
                 mine.bytes += cost
-                delivery = Delivery(record, sequence, mine, cost)
-                self._lanes.put(mine.track, record.key if lane_key is None else lane_key(delivery), delivery)
+                delivery = Delivery(record, sequence, mine, cost, record.key)
+                if lane_key is not None:
+                    delivery.lane = lane_key(delivery)
+                self._lanes.put(mine.track, delivery)
             sequence += 1
         self._committer.settled(len(records))
         if mine.window.next_offset >= skip.end:
@@ -349,12 +351,11 @@ class Runner:
         done = fast = 0
         try:
             while started < until and not publisher.full:
-                lane = take()
-                if lane is None:
+                delivery = take()
+                if delivery is None:
                     self._hungry.set()
                     publisher.hurry()
                     return None
-                delivery = lane.queue[0]
                 try:
                     argument = delivery.argument
                     if argument is UNSET:
@@ -363,7 +364,7 @@ class Runner:
                     elif type(argument) is Undecodable:
                         raise argument.error
                 except Exception as error:
-                    self._undecodable(lane, delivery, error)
+                    self._undecodable(delivery, error)
                     return None
                 current.set(delivery)
                 context = copy_context()
@@ -373,15 +374,15 @@ class Runner:
                 except PROCESS_ENDS:
                     raise
                 except BaseException as error:
-                    self._raised(lane, delivery, error)
+                    self._raised(delivery, error)
                     return None
                 if waits_for is not ENDED:
-                    return Waiting(lane, context, coroutine, waits_for, started)
+                    return Waiting(delivery, context, coroutine, waits_for, started)
                 done += 1
                 delivery.handled = True
-                release(lane)
+                mine = delivery.partition
+                release(mine.track, delivery)
                 if not delivery.outputs:
-                    mine = delivery.partition
                     mine.settling.append(delivery.sequence)
                     mine.bytes -= delivery.size
                 ended = clock()
@@ -398,8 +399,7 @@ class Runner:
             self._settle()
 
     async def _finish_waiting(self, waiting: Waiting) -> None:
-        lane, context, coroutine, waits_for, started = waiting
-        delivery = lane.queue[0]
+        delivery, context, coroutine, waits_for, started = waiting
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -422,28 +422,27 @@ class Runner:
         if error is not None or flight.cancelled_by:
             while task.uncancel():
                 pass
-        self._land(lane, delivery, flight, error)
+        self._land(delivery, flight, error)
 
-    def _land(self, lane: AgentLane, delivery: Delivery, flight: Flight, error: BaseException | None) -> None:
+    def _land(self, delivery: Delivery, flight: Flight, error: BaseException | None) -> None:
         if delivery.failed:  # while it ran: an output was rejected
-            self._lanes.park(lane)
             self.membership.progressed()
             return
         if error is None:
-            self._handled(lane, delivery)
+            self._handled(delivery)
         elif delivery.partition.window.closed or flight.cancelled_by == "revoke":
-            self._given_up(lane, error)
+            self._given_up(delivery, error)
         elif flight.cancelled_by == "timeout" and isinstance(error, asyncio.CancelledError):
             limit = TimeoutError(f"not done within its timeout of {self.agent.timeout:g} s")
-            self._failed(lane, delivery, "handle", limit)
+            self._failed(delivery, "handle", limit)
         else:
-            self._raised(lane, delivery, error)
+            self._raised(delivery, error)
 
-    def _handled(self, lane: AgentLane, delivery: Delivery) -> None:
+    def _handled(self, delivery: Delivery) -> None:
         """The handler has returned, its outputs are queued: the key goes on. A late result of a closed window only
         ends what blocked that key."""
         delivery.handled = True
-        self._lanes.release(lane)
+        self._lanes.release(delivery.partition.track, delivery)
         self.slots.processed_success += 1
         if not delivery.outputs:
             mine = delivery.partition
@@ -453,12 +452,12 @@ class Runner:
         self.membership.progressed()
         self._wake(1)
 
-    def _given_up(self, lane: AgentLane, error: BaseException) -> None:
+    def _given_up(self, delivery: Delivery, error: BaseException) -> None:
         """Cancelled by a revoke or stop: not handled, not settled, to be run again by whoever has the partition."""
         if not isinstance(error, asyncio.CancelledError):
             log.warning("agent %s: a cancelled handler raised %r", self.agent.name, error)
-        lane.queue[0].handled = True  # it sends no more
-        self._lanes.release(lane)
+        delivery.handled = True  # it sends no more
+        self._lanes.release(delivery.partition.track, delivery)
         self.slots.processed_cancelled += 1
         self.membership.progressed()
         self._wake(1)
@@ -501,33 +500,29 @@ class Runner:
             self.fail(error)
             return
         owner.partition.outputs -= 1
-        self._failed(None, owner, "sink", error)
+        self._failed(owner, "sink", error)
         self.membership.progressed()
 
     # Failures
 
-    def _raised(self, lane: AgentLane, delivery: Delivery, error: BaseException) -> None:
+    def _raised(self, delivery: Delivery, error: BaseException) -> None:
         if isinstance(error, SinkFailure):
-            self._failed(lane, delivery, "sink", error.__cause__ or error)
+            self._failed(delivery, "sink", error.__cause__ or error)
         else:
-            self._failed(lane, delivery, "handle", error)
+            self._failed(delivery, "handle", error)
 
-    def _undecodable(self, lane: AgentLane, delivery: Delivery, error: Exception) -> None:
+    def _undecodable(self, delivery: Delivery, error: Exception) -> None:
         record = delivery.record
         if isinstance(error, KeyUndecodable):
-            self._failed(lane, delivery, "decode-key", error.__cause__ or error, record.key)
+            self._failed(delivery, "decode-key", error.__cause__ or error, record.key)
         else:
-            self._failed(lane, delivery, "decode-value", error, record.value)
+            self._failed(delivery, "decode-value", error, record.value)
 
-    def _failed(
-        self, lane: AgentLane | None, delivery: Delivery, stage: Stage, cause: BaseException, raw: bytes | None = None
-    ) -> None:
-        """The record stays where it is: unsettled, its lane (unless released before) blocked. The agent stops."""
+    def _failed(self, delivery: Delivery, stage: Stage, cause: BaseException, raw: bytes | None = None) -> None:
+        """The record stays where it is: unsettled, and never released, so its key is blocked. The agent stops."""
         record = delivery.record
         delivery.handled = delivery.failed = True
-        if lane is not None:
-            self._lanes.park(lane)
-            self.membership.progressed()
+        self.membership.progressed()
         self.slots.processed_error += 1
         failure = RecordFailed(
             self.agent.name,
@@ -550,7 +545,7 @@ class Runner:
         return asyncio.get_running_loop().time() < self._consumer.lease
 
     def _running(self) -> int:
-        return sum(mine.track.running for mine in list(self.membership.partitions.values()))
+        return sum(len(mine.flights) for mine in list(self.membership.partitions.values()))
 
     async def _until_ready(self) -> None:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
