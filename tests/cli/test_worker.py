@@ -76,6 +76,14 @@ def test_a_handler_that_raises_shows_its_own_traceback_once(tmp_path: Path, embe
     assert made.committed("audit") == 0
 
 
+def test_a_handler_that_exits_has_not_succeeded(tmp_path: Path, embedded: EmbeddedBroker) -> None:
+    made = program(tmp_path, embedded.brokers, PRINTS + "    raise SystemExit(0)\n", [b'{"n": 1}'])
+    ended = made.run()
+    assert (ended.code, ended.output) == (1, "handled 1\n")
+    assert "SystemExit" in ended.errors or "sys.exit(0)" in ended.errors
+    assert made.committed("audit") == 0
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [("{'n': 'x' * 2_000_000}", ""), ("12", "EncodeError: expected dict, got int: 12")],
