@@ -78,9 +78,9 @@ async def _stream(brokers: str, worker: WorkerProcess) -> tuple[int, float, Scra
 
 
 def _keep(brokers: str, worker: WorkerProcess) -> None:
-    print(f"\nKEEP=1: broker {brokers} and {worker.url}/metrics stay until Ctrl-C. To send the flights again:")
-    print(f"  {sys.executable} -m apps.flights.feed --brokers {brokers}", flush=True)
     try:
+        print(f"\nKEEP=1: broker {brokers} and {worker.url}/metrics stay until Ctrl-C. To send the flights again:")
+        print(f"  python -m apps.flights.feed --brokers {brokers}", flush=True)
         while True:
             worker.check()
             time.sleep(LOOK_EVERY)
