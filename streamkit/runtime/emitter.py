@@ -33,6 +33,8 @@ class Emitter:
 
     def now(self, delivery: Delivery, output: object) -> None:
         """Queue what a handler returned, under the record's raw key unless it says otherwise. Raises SinkFailure."""
+        if delivery.partition.window.closed:
+            return  # a late result: the record runs again where its partition is now
         try:
             if type(output) is Output:
                 self._emit_output(delivery, output)

@@ -85,7 +85,9 @@ class World:
         self.settings = replace(SETTINGS, **settings)
         self.runs: list[Run] = []
         self.faults: list[str] = []
-        self.is_settled: Callable[[TopicPartition, int], bool] = lambda partition, offset: offset in self.done[partition]
+        self.is_settled: Callable[[TopicPartition, int], bool] = lambda partition, offset: (
+            offset in self.done[partition]
+        )
         self.done: dict[TopicPartition, set[int]] = defaultdict(set)
         self.most_at_once = 0
         self._running: Counter[tuple[str, TopicPartition, str | None]] = Counter()
@@ -244,7 +246,7 @@ def recording(
     app = App("test")
     topic = app.topic("in", value=bytes)
 
-    @app.agent(topic, **options)
+    @app.agent(topic, **options)  # type: ignore[untyped-decorator]
     async def work(record: Record[str, bytes]) -> None:
         with world.running(record, worker):
             if body is not None:
