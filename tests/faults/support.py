@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import ConsumerRecord
 
 from streamkit import App
@@ -51,6 +52,15 @@ async def until(condition: Callable[[], object], seconds: float, what: Callable[
         await asyncio.sleep(POLL_EVERY)
 
 
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float, what: str) -> None:
+    """As `until`, for a condition that has to be awaited."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        await asyncio.sleep(POLL_EVERY)
+
+
 @asynccontextmanager
 async def admin_of(brokers: str) -> AsyncIterator[KafkaAdmin]:
     admin = KafkaAdmin(App("test").settings({"brokers": brokers}, {}))
@@ -59,6 +69,17 @@ async def admin_of(brokers: str) -> AsyncIterator[KafkaAdmin]:
         yield admin
     finally:
         await admin.stop()
+
+
+@asynccontextmanager
+async def kafka_admin_of(brokers: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """For what streamkit itself never does to a cluster."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
 
 
 async def create(brokers: str, *topics: NewTopic) -> None:
@@ -70,11 +91,11 @@ async def create(brokers: str, *topics: NewTopic) -> None:
 async def ready(admin: KafkaAdmin, topics: Sequence[NewTopic]) -> None:
     """Return when the brokers know all partitions of new topics."""
     wanted = {topic.name: topic.partitions for topic in topics}
-    while True:
-        known = await admin.topics(list(wanted))
-        if {name: info.partitions for name, info in known.items()} == wanted:
-            return
-        await asyncio.sleep(POLL_EVERY)
+
+    async def known() -> bool:
+        return {name: info.partitions for name, info in (await admin.topics(list(wanted))).items()} == wanted
+
+    await eventually(known, 20, f"the brokers do not know {wanted}")
 
 
 @asynccontextmanager
@@ -150,8 +171,8 @@ def processes() -> Iterator[Callable[[list[str], Path], subprocess.Popen[bytes]]
 class RunningWorker:
     """A worker in this process, in the background."""
 
-    def __init__(self, app: App, transport: Callable[[Any], Transport], brokers: str, environ: dict[str, str]) -> None:
-        self.settings = app.settings({"brokers": brokers}, environ)
+    def __init__(self, app: App, transport: Callable[[Any], Transport], settings: dict[str, str]) -> None:
+        self.settings = app.settings(settings, {})
         self.slots = WorkerSlots("test")
         self.worker = Worker(
             list(app.agents.values()),
@@ -193,10 +214,10 @@ class RunningWorker:
 
 @asynccontextmanager
 async def running(
-    app: App, brokers: str, transport: Callable[[Any], Transport] = KafkaTransport, **environ: str
+    app: App, brokers: str, transport: Callable[[Any], Transport] = KafkaTransport, **settings: str
 ) -> AsyncIterator[RunningWorker]:
     """A worker of the app, stopped at the end of the block; an unexpected failure of it is raised there."""
-    worker = RunningWorker(app, transport, brokers, environ)
+    worker = RunningWorker(app, transport, {"brokers": brokers, **settings})
     try:
         yield worker
         if not worker.task.done():
