@@ -48,11 +48,8 @@ WATCH_EVERY = 0.25
 GONE_AFTER = 3.0  # a topic that is missing for this long is looked for; metadata may be wrong for a moment (R32)
 RECORD_COST = 250  # bytes of memory that a record takes besides its key and value
 FIRST_BUCKET = DURATION_BUCKETS[0]
-ENOUGH_READY = 256  # records; with fewer the next are polled
+ENOUGH_READY = 256  # records; with fewer, or too few for every task to have two, the next are polled
 WHOLE_PARTITION = True  # the lane of all records under order_by="partition"
-
-# Every other exception of a handler is its failure, BaseExceptions too: a task that died of one would hold its lane.
-PROCESS_ENDS = (KeyboardInterrupt, SystemExit)
 
 
 class Waiting(NamedTuple):
@@ -117,6 +114,7 @@ class Runner:
         # The shortest way for the commonest case: a value that is there, for a handler that takes values.
         self._decode_value = agent.topics[0].value_codec.decode if agent.shape == "value" else None
         self._lane_key = self._choose_lane_key(agent)
+        self._enough_ready = max(ENOUGH_READY, 2 * agent.concurrency)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._room = asyncio.Event()
         self._hungry = asyncio.Event()
@@ -184,7 +182,7 @@ class Runner:
             epoch = membership.epoch
             loads = {partition: mine.load for partition, mine in membership.partitions.items()}
             wanted, at_most = next_fetch(self._flow.open(loads), POLL_RECORDS, wanted)
-            if wanted and self._lanes.ready_count > ENOUGH_READY:
+            if wanted and self._lanes.ready_count > self._enough_ready:
                 # What is read ahead of the handlers only grows the working set; but a partition is never forgotten.
                 await self._until_hungry()
             if not wanted:
@@ -371,9 +369,9 @@ class Runner:
                 coroutine = handler(argument)
                 try:
                     waits_for = first_step(context, coroutine)
-                except PROCESS_ENDS:
+                except KeyboardInterrupt:
                     raise
-                except BaseException as error:
+                except BaseException as error:  # SystemExit too: a task that died of it would hold its lane
                     self._raised(delivery, error)
                     return None
                 if waits_for is not ENDED:
@@ -410,7 +408,7 @@ class Runner:
         error: BaseException | None = None
         try:
             await resume(context, coroutine, waits_for)
-        except (*PROCESS_ENDS, GeneratorExit):  # the last one closes the task itself
+        except (KeyboardInterrupt, GeneratorExit):  # the latter closes the task itself
             raise
         except BaseException as caught:
             error = caught
