@@ -46,7 +46,7 @@ class Bar:
 
 
 def interleaved(sides: Mapping[str, Side], rounds: int, *, warm_up: bool) -> list[dict[str, Measured]]:
-    """Measure every side once a round, each round beginning with another one. The warm-up is not counted."""
+    """Measure every side once a round, each round beginning with another one. A round to warm up is not counted."""
     names = list(sides)
     results: list[dict[str, Measured]] = []
     for number in range(-1 if warm_up else 0, rounds):

@@ -1,0 +1,68 @@
+"""Instructions a record, of each side of the throughput benchmark: what other work on the machine does not change.
+
+`python -m benchmarks.instructions [--brokers HOST:PORT] [SIDE ...]`; needs valgrind. The difference of a long and a
+short run, so that starting up does not count; nor do the kernel, the broker and waiting for it. About a minute a side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import shutil
+import subprocess
+import sys
+
+from benchmarks import by_hand, throughput
+from benchmarks.brokers import brokers, fill, topic
+from benchmarks.orders import PARTITIONS, orders
+
+SHORT, LONG = 10_000, 60_000
+SIDES = {
+    "W1-hand": by_hand.consume,
+    "W1-streamkit": throughput.consume,
+    "W2-hand": by_hand.send_each,
+    "W2-batches": by_hand.send_batches,
+    "W2-streamkit": throughput.consume_and_produce,
+}
+VALGRIND = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+REFERENCES = re.compile(r"I +refs: +([\d,]+)")
+
+
+async def measure(address: str, sides: list[str]) -> None:
+    async with topic(address, "short", PARTITIONS) as short, topic(address, "long", PARTITIONS) as long:
+        await fill(address, short, PARTITIONS, orders(SHORT))
+        await fill(address, long, PARTITIONS, orders(LONG))
+        for side in sides:
+            few = await asyncio.to_thread(instructions, side, address, short, SHORT)
+            many = await asyncio.to_thread(instructions, side, address, long, LONG)
+            print(f"{side:<14}{(many - few) / (LONG - SHORT):>9,.0f} instructions a record", flush=True)
+
+
+def instructions(side: str, address: str, source: str, records: int) -> int:
+    command = [*VALGRIND, sys.executable, "-m", "benchmarks.instructions", "--run", side, address, source, str(records)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = REFERENCES.search(done.stderr)
+    if done.returncode or found is None:
+        raise RuntimeError(f"{side} failed:\n{done.stderr[-2000:]}")
+    return int(found[1].replace(",", ""))
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--run"]:
+        side, address, source, records = arguments[1:]
+        SIDES[side](address, source, int(records))
+        return 0
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
+    parser.add_argument("--brokers", help="of an existing Kafka; otherwise one is started")
+    parser.add_argument("sides", nargs="*", choices=[[], *SIDES], default=[], metavar="SIDE", help=", ".join(SIDES))
+    options = parser.parse_args(arguments)
+    if shutil.which("valgrind") is None:
+        parser.error("valgrind is missing (Debian: valgrind)")
+    with brokers(options.brokers) as address:
+        asyncio.run(measure(address, options.sides or list(SIDES)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
