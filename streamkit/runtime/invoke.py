@@ -120,14 +120,6 @@ def _returns_nothing(handler: Callable[..., Any]) -> bool:
     return getattr(handler, "__annotations__", {}).get("return", "") in (None, "None")
 
 
-def first_step(context: Context, coroutine: Coroutine[Any, Any, None]) -> Any:
-    """Run a coroutine in `context` until it waits, and return what it waits for; ENDED if it has ended.
-
-    `next` with a default, because a coroutine that ends costs an exception otherwise: twice as much as all the rest.
-    """
-    return context.run(next, coroutine.__await__(), ENDED)
-
-
 @types.coroutine
 def resume(context: Context, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
     """Await the rest of a coroutine whose first step ran in `context` and is waiting for `waits_for`.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -82,6 +84,10 @@ class Worker:
 
     async def run(self) -> None:
         """Raises the first failure, ConfigurationError among them, when everything has ended."""
+        with rare_collections():
+            await self._run()
+
+    async def _run(self) -> None:
         admin = self._transport.admin()
         try:
             async with asyncio.TaskGroup() as background:
@@ -218,6 +224,20 @@ class Worker:
         except TransportError:
             return False
         return all(runner.settled_to(ranges) for runner in self._runners)
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let the cyclic collector run less often: records come in thousands, live for a moment, and form no cycles.
+
+    With CPython's default it looks at the waiting ones again and again, which costs a tenth of the throughput.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(max(20_000, before[0]), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class AppOutputs:
