@@ -72,29 +72,11 @@ class Lanes(Generic[P, T]):
 
     def put(self, track: Track[P, T], item: T) -> None:
         """Queue a record behind the earlier ones of its lane."""
-        lane = item.lane
-        if lane is not None:
-            tail = track.tails.get(lane)
-            track.tails[lane] = item
-            if tail is not None:
-                tail.next = item
-                return
-            if self._orphans and (track.partition, lane) in self._orphans:
-                self._blocked[track.partition, lane] = track, item
-                return
-        ready = track.ready
-        if not ready:
-            self._turns.append(track)
-        ready.append(item)
+        self.put_all(track, (item,))
 
     def put_all(self, track: Track[P, T], items: Sequence[T]) -> None:
-        """`put` for many, in one call: the hot path."""
-        if self._orphans:
-            for item in items:
-                self.put(track, item)
-            return
-        tails, ready = track.tails, track.ready
-        find = tails.get
+        """Queue records in the order of the log; one call for many, because it is on the hot path."""
+        tails, ready, orphans = track.tails, track.ready, self._orphans
         if not ready:
             self._turns.append(track)
         for item in items:
@@ -102,12 +84,14 @@ class Lanes(Generic[P, T]):
             if lane is None:
                 ready.append(item)
                 continue
-            tail = find(lane)
+            tail = tails.get(lane)
             tails[lane] = item
-            if tail is None:
-                ready.append(item)
-            else:
+            if tail is not None:
                 tail.next = item
+            elif orphans and (track.partition, lane) in orphans:
+                self._blocked[track.partition, lane] = track, item
+            else:
+                ready.append(item)
         if not ready:
             self._turns.pop()
 
