@@ -111,9 +111,17 @@ class Committer:
     async def _due_early(self, wait: float) -> None:
         """Wait, but not longer than until enough records have settled."""
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(wait, self._changed.set)
+        over = False
+
+        def end() -> None:
+            nonlocal over
+            over = True
+            self._changed.set()
+
+        # The timer itself tells that it has fired: it may do so a little before the clock shows its time.
+        timer = loop.call_later(wait, end)
         try:
-            while loop.time() < timer.when() and not self._schedule.due(loop.time()):
+            while not over and not self._schedule.due(loop.time()):
                 self._changed.clear()
                 await self._changed.wait()
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, ParamSpec
@@ -17,7 +17,7 @@ from streamkit.record import TopicPartition
 from streamkit.runtime.runner import Runner
 from streamkit.runtime.worker import Worker
 from streamkit.settings import Settings
-from streamkit.transport.base import CommittedOffset
+from streamkit.transport.base import CommittedOffset, Consumer, RebalanceListener
 from streamkit.transport.memory import MemoryBroker, MemoryConsumer, MemoryTransport
 from tests.transport import virtual_time
 
@@ -89,6 +89,7 @@ class World:
             offset in self.done[partition]
         )
         self.done: dict[TopicPartition, set[int]] = defaultdict(set)
+        self.revocations: list[float] = []  # how many seconds each took
         self.most_at_once = 0
         self._running: Counter[tuple[str, TopicPartition, str | None]] = Counter()
         self._of_key: dict[tuple[TopicPartition, str | None], list[int]] = defaultdict(list)
@@ -168,7 +169,7 @@ class Working:
 
     def __init__(self, world: World, app: App, settings: Settings, **options: Any) -> None:
         self.slots = WorkerSlots("test")
-        self.transport = MemoryTransport(world.broker, settings)
+        self.transport = JudgedTransport(world, settings)
         agents, topics = list(app.agents.values()), list(app.topics.values())
         self.worker = Worker(agents, topics, app.port, settings, self.transport, self.slots, **options)
         self.task = asyncio.ensure_future(self.worker.run())
@@ -202,13 +203,71 @@ class Working:
         await self.task
 
 
+class JudgedTransport(MemoryTransport):
+    """Its consumers tell when `revoked` has returned: from then on, nothing of that generation may be committed."""
+
+    def __init__(self, world: World, settings: Settings) -> None:
+        super().__init__(world.broker, settings)
+        self._world = world
+
+    def consumer(self, group: str) -> Consumer:
+        return JudgedConsumer(self._world, self._settings, group)
+
+
+class JudgedConsumer(MemoryConsumer):
+    def __init__(self, world: World, settings: Settings, group: str) -> None:
+        super().__init__(world.broker, settings, group)
+        self._world = world
+
+    def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
+        super().subscribe(topics, JudgedListener(self._world, self, listener))
+
+
+class JudgedListener:
+    def __init__(self, world: World, consumer: MemoryConsumer, listener: RebalanceListener) -> None:
+        self._world = world
+        self._consumer = consumer
+        self._listener = listener
+
+    async def revoked(self, partitions: Collection[TopicPartition], *, lost: bool) -> None:
+        began = asyncio.get_running_loop().time()
+        name = self._consumer.member, self._consumer.generation
+        await self._listener.revoked(partitions, lost=lost)
+        self._world.revocations.append(asyncio.get_running_loop().time() - began)
+        self._world.broker.over.add(name)
+        if self._world.broker.in_flight[name]:
+            self._world.faults.append(f"{name}: a commit was in flight when revoked returned")
+
+    async def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        await self._listener.assigned(partitions)
+
+
 class JudgedBroker(MemoryBroker):
-    """Looks at each commit when it is stored."""
+    """Looks at each commit when it is sent, and when it is stored."""
 
     def __init__(self, world: World, latency: float) -> None:
         super().__init__(latency=latency)
+        self.over: set[tuple[str, int]] = set()  # members in generations whose `revoked` has returned
+        self.in_flight: Counter[tuple[str, int]] = Counter()
         self._world = world
         self._committable: dict[TopicPartition, int] = {}
+
+    async def commit(
+        self,
+        group: str,
+        member: str,
+        generation: int,
+        offsets: Mapping[TopicPartition, CommittedOffset],
+        within: float,
+    ) -> None:
+        name = member, generation
+        if name in self.over:
+            self._world.faults.append(f"{name}: a commit after revoked had returned: {offsets}")
+        self.in_flight[name] += 1
+        try:
+            await super().commit(group, member, generation, offsets, within)
+        finally:
+            self.in_flight[name] -= 1
 
     def _commit(
         self, group: str, member: str, generation: int, offsets: Mapping[TopicPartition, CommittedOffset]
@@ -222,6 +281,7 @@ class JudgedBroker(MemoryBroker):
     def _judge(self, partition: TopicPartition, now: CommittedOffset, before: CommittedOffset | None) -> None:
         faults, settled = self._world.faults, self._world.is_settled
         at = self._committable.get(partition, before.offset if before else now.offset)
+        at = max(at, self.log(partition).range.start)
         offsets = (record.offset for record in self.log(partition).read(at, max(0, now.offset - at))[0])
         for offset in offsets:
             if offset < now.offset and not settled(partition, offset):
