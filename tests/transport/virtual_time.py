@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+NANOSECOND = 1e-9
 
 
 class Deadlock(Exception):
@@ -20,15 +23,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now = 0.0
         super().__init__(_JumpingSelector(self))
-        # A timer is due when its time is less than this away. The default of 1 ns is lost in rounding after a year, and
-        # a timer that is due exactly now would never run.
-        self._clock_resolution = 1e-6
+        # No timer runs before its time: what waits for the rest of a nanosecond would be woken in vain, for ever.
+        self._clock_resolution = 0.0
 
     def time(self) -> float:
         return self._now
 
     def jump(self, seconds: float) -> None:
-        self._now += seconds
+        """At least a little: a timer runs only when its time has passed."""
+        self._now = max(self._now + seconds + NANOSECOND, math.nextafter(self._now, math.inf))
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -39,7 +42,8 @@ class _JumpingSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise Deadlock
-        self._loop.jump(timeout)
+        if not self._loop._ready:  # type: ignore[attr-defined]
+            self._loop.jump(timeout)
         ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
         return ready
 
