@@ -6,6 +6,7 @@ R-numbers name what aiokafka 0.14 does that this file works around; docs/adr/ ex
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka import errors as kafka
+from aiokafka.client import ConnectionGroup
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from streamkit.errors import TransportError
@@ -28,7 +31,7 @@ from streamkit.transport.base import (
     RebalanceListener,
 )
 from streamkit.transport.kafka.client import client_options, cut, rebalance_timeout
-from streamkit.transport.kafka.failures import translate, translated
+from streamkit.transport.kafka.failures import describe, translate, translated
 from streamkit.transport.kafka.offset_fetch import OffsetFetch, fetch_offsets
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ NOWHERE = KafkaPartition("-", 0)
 # fails or is cancelled switches it off (R9), and one that runs out makes a late commit an administrator's (R10).
 NEVER_MS = 2**31 - 1
 STOP_TIMEOUT = 5.0
+LEAVE_TIMEOUT = 1.0
 
 Batches = Mapping[TopicPartition, Sequence[ConsumedRecord]]
 
@@ -102,6 +106,7 @@ class KafkaConsumer:
     async def poll(self, partitions: Collection[TopicPartition], *, max_records: int, timeout: float) -> Batches:
         if self._failure is not None:
             raise self._failure
+        self._check_tasks()
         wanted = [KafkaPartition(*partition) for partition in partitions] or [NOWHERE]
         try:
             batches: Batches = await self._consumer.getmany(
@@ -122,7 +127,10 @@ class KafkaConsumer:
     def position(self, partition: TopicPartition) -> int:
         assignment = self._consumer._subscription.subscription.assignment
         position: int = assignment.state_value(partition).position
-        return position
+        # aiokafka passes over a record that is too large when it meets it, and says so at some later poll.
+        found = self._consumer._fetcher._records.get(partition)
+        too_large = isinstance(getattr(found, "_error", None), kafka.RecordTooLargeError)
+        return position - 1 if too_large else position
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self._consumer.seek(KafkaPartition(*partition), offset)
@@ -161,6 +169,14 @@ class KafkaConsumer:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await _close(consumer)
+
+    def _check_tasks(self) -> None:
+        """R29: aiokafka does not look after its fetcher: when that dies, polls come back empty for ever."""
+        for task in (self._consumer._fetcher.error_future, self._coordinator._coordination_task):
+            if task.done():
+                cause = None if task.cancelled() else task.exception()
+                reason = "it was cancelled" if cause is None else describe(cause)
+                raise TransportError(f"a task of the client has ended: {reason}") from cause
 
     async def _send(self, request: OffsetFetch) -> Any:
         return await self._coordinator._send_req(request)
@@ -220,4 +236,39 @@ async def _close(consumer: Any) -> None:
         await asyncio.wait_for(consumer.stop(), STOP_TIMEOUT)
     except (TimeoutError, kafka.KafkaError, TransportError) as error:
         log.warning("closing a consumer: %s; cutting its connections", str(error) or "timed out")
+        await _leave(consumer)
+        await _end_tasks(consumer)
         await cut(consumer._client)
+
+
+async def _leave(consumer: Any) -> None:
+    """Leave the group from a connection of its own.
+
+    aiokafka's stop() waits for a join in progress, which lasts until the slowest member has drained, and forgets to
+    leave if it is interrupted then. The group would give partitions to this member, and wait for its session to end.
+    """
+    coordinator, client = consumer._coordinator, consumer._client
+    if coordinator is None or not coordinator.member_id or coordinator.coordinator_id is None:
+        return
+    node = coordinator.coordinator_id
+    joining = client._conns.pop((node, ConnectionGroup.COORDINATION), None)
+    if joining is not None:
+        joining.close()  # the broker reads nothing more from it until the join is answered
+    request = LeaveGroupRequest(coordinator.group_id, coordinator.member_id)
+    with contextlib.suppress(TimeoutError, kafka.KafkaError, OSError):  # then its session will end
+        await asyncio.wait_for(client.send(node, request, group=ConnectionGroup.COORDINATION), LEAVE_TIMEOUT)
+
+
+async def _end_tasks(consumer: Any) -> None:
+    """Those that an interrupted stop() leaves behind: a heartbeat among them would keep the member alive."""
+    coordinator, fetcher = consumer._coordinator, consumer._fetcher
+    tasks: set[Any] = set()
+    if coordinator is not None:
+        tasks |= {coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task}
+    if fetcher is not None:
+        tasks |= {fetcher._fetch_task, *fetcher._pending_tasks}
+    tasks.discard(None)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=LEAVE_TIMEOUT)
