@@ -20,7 +20,7 @@ from streamkit.runtime.publisher import OutputItem, Publisher, Route
 from streamkit.runtime.runner import Runner
 from streamkit.settings import Settings
 from streamkit.topic import PortHolder, Topic
-from streamkit.transport.base import Admin, NewTopic, Refused, TopicInfo, Transport
+from streamkit.transport.base import Admin, LogRange, NewTopic, Refused, TopicInfo, Transport
 
 log = logging.getLogger(__name__)
 
@@ -202,28 +202,33 @@ class Worker:
             return
         loop = asyncio.get_running_loop()
         idle_since: float | None = None
+        seen: dict[TopicPartition, LogRange] = {}
         while True:
             await asyncio.sleep(min(IDLE_CHECK_EVERY, patience / 2 or IDLE_CHECK_EVERY))
-            if not await self._idle(admin):
+            ranges = await self._settled(admin)
+            if ranges is None:
                 idle_since = None
-            elif idle_since is None:
+            # What came and was settled between two looks is work all the same.
+            elif idle_since is None or any(seen.get(partition, now) != now for partition, now in ranges.items()):
                 idle_since = loop.time()
+            seen.update(ranges or {})
             if idle_since is not None and loop.time() - idle_since >= patience:
                 log.info("everything is settled; stopping")
                 self.stop()
                 return
 
-    async def _idle(self, admin: Admin) -> bool:
+    async def _settled(self, admin: Admin) -> Mapping[TopicPartition, LogRange] | None:
+        """What is assigned to all agents together; None unless it is settled to its end."""
         if not self.ready:
-            return False
+            return None
         assigned: set[TopicPartition] = set()
         for runner in self._runners:
             assigned.update(runner.membership.partitions)
         try:
             ranges = await admin.log_ranges(assigned)
         except TransportError:
-            return False
-        return all(runner.settled_to(ranges) for runner in self._runners)
+            return None
+        return ranges if all(runner.settled_to(ranges) for runner in self._runners) else None
 
 
 @contextmanager
