@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import Any
 
@@ -85,14 +84,24 @@ class KafkaProducer:
 
 
 async def _abandon(producer: Any) -> None:
-    sender = producer._sender.sender_task
+    """Fail every batch that is not acknowledged, and end aiokafka's tasks, whatever they wait for."""
+    accumulator, sender = producer._message_accumulator, producer._sender.sender_task
+    # A request that the cut breaks would put its batches back into the queue, and wait for metadata for ever.
+    accumulator.reenqueue = _end_request
+    # aiokafka forgets a failed batch as one that is under way, and raises for one that was put back before.
+    accumulator._pending_batches.update(batch for queue in accumulator._batches.values() for batch in queue)
     if sender is not None:
         sender.cancel()
     await cut(producer.client)
-    producer._message_accumulator.fail_all(kafka.ProducerClosed())
+    accumulator.fail_all(kafka.ProducerClosed())
+    for batch in accumulator._pending_batches:
+        batch._drain_waiter.exception()  # looked at, or asyncio reports that nobody did
     if sender is not None:
-        with contextlib.suppress(asyncio.CancelledError, kafka.KafkaError, TimeoutError):
-            await asyncio.wait_for(sender, STOP_TIMEOUT)
+        await asyncio.wait([sender], timeout=STOP_TIMEOUT)
+
+
+def _end_request(_batch: Any) -> None:
+    raise asyncio.CancelledError
 
 
 def _hand_over(acknowledged: asyncio.Future[Any], outcome: asyncio.Future[object]) -> None:

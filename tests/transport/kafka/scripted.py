@@ -82,6 +82,10 @@ class ScriptedBroker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close its connections and accept no more."""
         self._server.close()
         for connection in list(self._connections):
             connection.cancel()
@@ -90,7 +94,7 @@ class ScriptedBroker:
 
     def settings(self, **settings: Any) -> Settings:
         """Settings of a client of it: quick, but for the timeouts."""
-        given = {"heartbeat_interval": 0.05, "request_timeout": 5.0, "session_timeout": 10.0} | settings
+        given: dict[str, Any] = {"heartbeat_interval": 0.05, "request_timeout": 5.0, "session_timeout": 10.0} | settings
         return Settings(brokers=(f"{self.host}:{self.port}",), **given)
 
     def go_silent(self) -> None:
@@ -147,7 +151,7 @@ class ScriptedBroker:
         return 0, [(key, first, last) for key, (first, last) in known.items()]
 
     def _metadata(self, _request: Any) -> Sequence[Any]:
-        partitions = [(0, number, NODE, [NODE], [NODE], []) for number in range(self.partitions)]
+        partitions: list[Any] = [(0, number, NODE, [NODE], [NODE], []) for number in range(self.partitions)]
         brokers = [(NODE, self.host, self.port, None)]
         return 0, brokers, "scripted", NODE, [(0, TOPIC, False, partitions)]
 
@@ -158,16 +162,16 @@ class ScriptedBroker:
     def _offset_fetch(self, request: Any) -> Sequence[Any]:
         none = (-1, "")
         if request.API_VERSION < 7:
-            rows = [(t, [(p, *self.committed.get(p, none), 0) for p in ps]) for t, ps in request.topics]
+            rows: list[Any] = [(t, [(p, *self.committed.get(p, none), 0) for p in ps]) for t, ps in request.topics]
             return 0, rows, 0
-        stable = [
+        stable: list[Any] = [
             (t, [(p, offset, -1, text, 0, {}) for p in ps for offset, text in [self.committed.get(p, none)]], {})
             for t, ps, _ in request.topics
         ]
         return 0, stable, 0, {}
 
     def _fetch(self, request: Any) -> Sequence[Any]:
-        rows = []
+        rows: list[Any] = []
         for topic, partitions in request.topics:
             found = [(p, 0, 1000, 1000, 0, None, -1, self._batches(p, offset)) for p, _, offset, _, _ in partitions]
             rows.append((topic, found))
@@ -201,6 +205,6 @@ def _versions() -> dict[int, list[int]]:
 def _request_class(key: int, version: int) -> Any:
     for kind in Request.__subclasses__():
         for each in kind._CLASSES:
-            if (each.API_KEY, each.API_VERSION) == (key, version):
+            if (key, version) == (each.API_KEY, each.API_VERSION):
                 return each
     raise AssertionError(f"aiokafka asked for API {key} version {version}, which it does not have")

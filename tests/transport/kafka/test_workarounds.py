@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.conn import create_conn
 from aiokafka.consumer.subscription_state import SubscriptionState
@@ -251,6 +251,7 @@ def test_a_commit_that_fails_is_not_repeated_behind_the_engines_back() -> None:
     with_broker(case)
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_member_that_was_thrown_out_commits_nothing() -> None:
     async def case(broker: ScriptedBroker) -> None:
         async with membership(broker) as (member, listener):
@@ -375,8 +376,9 @@ def test_the_lease_runs_out_while_aiokafka_still_believes_in_its_session() -> No
             await broker.until_asked(scripted.HEARTBEAT, 2)
             broker.answers[scripted.HEARTBEAT] = silence
             assert member.lease > loop.time()
-            await asyncio.sleep(member.lease - loop.time() + 0.01)
-            assert member.lease <= loop.time()
+            # Nothing tells of its end, and a heartbeat may still be answered.
+            while (left := member.lease - loop.time()) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(left)
             assert member.generation == 1
 
     with_broker(case)
@@ -542,7 +544,7 @@ def test_a_consumer_stops_in_time_when_the_broker_has_gone_silent() -> None:
 @pytest.mark.usefixtures("hasty")
 def test_a_producer_stops_in_time_and_fails_what_is_not_acknowledged() -> None:
     async def case(broker: ScriptedBroker) -> None:
-        async with started(KafkaProducer(broker.settings(request_timeout=9.0))) as sender:
+        async with tidy(), started(KafkaProducer(broker.settings(request_timeout=9.0))) as sender:
             broker.answers[scripted.PRODUCE] = silence
             acknowledged = await sender.send(batch_of(sender, b"x"), TOPIC, 0)
             await broker.until_asked(scripted.PRODUCE)
@@ -551,6 +553,42 @@ def test_a_producer_stops_in_time_and_fails_what_is_not_acknowledged() -> None:
                 await within(1.0, acknowledged)
 
     with_broker(case)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_producer_that_is_about_to_send_again_stops_in_time() -> None:
+    not_the_leader = 6
+
+    async def case(broker: ScriptedBroker) -> None:
+        async with tidy(), started(KafkaProducer(broker.settings(request_timeout=9.0))) as sender:
+            broker.answers[scripted.PRODUCE] = lambda request: (
+                [(topic, [(p, not_the_leader, -1, -1, 0) for p, _ in rows]) for topic, rows in request.topics],
+                0,
+            )
+            sent = [await sender.send(batch_of(sender, b"x"), TOPIC, number) for number in (0, 1)]
+            broker.answers[scripted.METADATA] = silence  # the batches are put back until the leader is known
+            asked = len(broker.asked(scripted.METADATA))
+            await broker.until_asked(scripted.METADATA, asked + 1)
+            await asyncio.sleep(0.1)
+            await within(2.0, sender.stop())
+            for acknowledged in sent:
+                with pytest.raises(TransportError):
+                    await within(1.0, acknowledged)
+
+    with_broker(case, partitions=2)
+
+
+@asynccontextmanager
+async def tidy() -> AsyncIterator[None]:
+    """No task is left at the end of the block, and no error went unnoticed."""
+    noted: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noted.append(context))
+    before = asyncio.all_tasks()
+    yield
+    await asyncio.sleep(0.05)
+    servers = {task for task in asyncio.all_tasks() if "ScriptedBroker" in repr(task)}
+    assert not asyncio.all_tasks() - before - servers
+    assert not noted
 
 
 def test_aiokafkas_own_stop_waits_for_what_is_never_acknowledged() -> None:
@@ -580,12 +618,12 @@ def test_an_admin_stops_in_time_when_the_broker_has_gone_silent() -> None:
     with_broker(case)
 
 
+# aiokafka forgets the connection of a bootstrap that is cancelled; it is closed when it is collected.
+@pytest.mark.filterwarnings("ignore:Unclosed AIOKafkaConnection:ResourceWarning")
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("make", [KafkaProducer, KafkaAdmin, lambda settings: KafkaConsumer(settings, GROUP)])
 @pytest.mark.parametrize("silent", [scripted.API_VERSIONS, scripted.METADATA, scripted.INIT_PRODUCER_ID])
-def test_starting_is_given_up_when_the_broker_does_not_answer(
-    make: Callable[[Settings], Client], silent: int
-) -> None:
+def test_starting_is_given_up_when_the_broker_does_not_answer(make: Callable[[Settings], Client], silent: int) -> None:
     async def case(broker: ScriptedBroker) -> None:
         broker.answers[silent] = silence
         made = make(broker.settings(request_timeout=0.5))
@@ -725,7 +763,7 @@ def test_no_payload_and_no_password_gets_into_the_logs_of_aiokafka(caplog: pytes
             sasl_plain_username="ali",
             sasl_plain_password="sesame",
         )
-        await login.close()
+        login.close()
         assert b"sesame" in broker.asked(scripted.SASL_AUTHENTICATE)[0].sasl_auth_bytes
 
     with_broker(case)
@@ -807,5 +845,3 @@ def batch_of(sender: Producer, value: bytes) -> Any:
     batch = sender.batch(10_000)
     assert batch.append(key=None, value=value, timestamp=0, headers=[]) is not None
     return batch
-
-
