@@ -14,7 +14,7 @@ from streamkit.agent import Agent
 from streamkit.app import App
 from streamkit.cli.failures import exit_code, logged_report, plain_report
 from streamkit.cli.logs import configure_logs
-from streamkit.cli.signals import signals
+from streamkit.cli.signals import take_signals
 from streamkit.cli.transports import transport_for
 from streamkit.cli.version import version
 from streamkit.errors import ConfigurationError, StreamkitError
@@ -71,7 +71,8 @@ def launch(
         return code
 
     try:
-        with asyncio.Runner() as runner, signals(runner.get_loop(), worker.stop, end_now):
+        with asyncio.Runner() as runner:
+            take_signals(runner.get_loop(), worker.stop, end_now)
             return runner.run(run())
     except SystemExit as error:
         # From a handler or its tasks. What it asks for is not what has happened: nothing was drained or committed.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 
 log = logging.getLogger("streamkit")
@@ -15,13 +14,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SIGNALLED = 128  # what a shell adds to the number of the signal that ended a process
 
 
-@contextmanager
-def signals(
-    loop: asyncio.AbstractEventLoop, stop: Callable[[], None], end_now: Callable[[int], None]
-) -> Iterator[None]:
+def take_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], end_now: Callable[[int], None]) -> None:
     """`stop` is called in the loop; `end_now(exit code)` in the signal handler, even while the loop is blocked.
 
-    That is why these are not the loop's own signal handlers: they wait for the loop.
+    That is why these are not the loop's own signal handlers: they wait for the loop. They stay until the process ends:
+    a second signal that comes when the worker has just stopped must not raise KeyboardInterrupt in what is left.
     """
     received = 0
 
@@ -37,9 +34,5 @@ def signals(
         log.info("%s: stopping; once more to end at once", name)
         stop()
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in SIGNALS:
+        signal.signal(number, handle)

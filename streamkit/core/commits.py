@@ -28,6 +28,11 @@ class CommitSchedule:
         """Whether anything changed that no commit has covered."""
         return self._changes > self._committed
 
+    @property
+    def full(self) -> bool:
+        """Whether enough changed since the last commit began for the next not to wait."""
+        return self._changes - self._started >= self._records
+
     def settled(self, records: int = 1) -> None:
         """Note that records have settled."""
         self._changes += records
@@ -41,7 +46,7 @@ class CommitSchedule:
         if not self.dirty:
             return None
         # Counted from the last attempt, not the last success: a broker that refuses is not hammered.
-        if self._changes - self._started >= self._records:
+        if self.full:
             return 0.0
         return max(0.0, self._last + self._every_s - now)
 

@@ -40,6 +40,7 @@ class Committer:
         self._lock = asyncio.Lock()
         self._metadata_limit = METADATA_LIMIT
         self._changed = asyncio.Event()
+        self._asleep = False  # nothing is to be committed
         self.generation = -1
 
     def settled(self, records: int) -> None:
@@ -48,7 +49,9 @@ class Committer:
             self._schedule.settled(records)
         else:
             self._schedule.touch()
-        self._changed.set()
+        # Not at every record: waking a task costs more than settling one.
+        if self._asleep or self._schedule.full:
+            self._changed.set()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -56,7 +59,9 @@ class Committer:
             wait = self._schedule.wait(loop.time())
             if wait is None:
                 self._changed.clear()
+                self._asleep = True
                 await self._changed.wait()
+                self._asleep = False
             elif wait:
                 await self._due_early(wait)
             else:

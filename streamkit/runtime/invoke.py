@@ -37,30 +37,12 @@ class SinkFailure(Exception):
 
 def argument_decoder(agent: Agent[Any, Any]) -> Decode:
     """What the handler is called with, from the record as it lies in the log."""
-    (topic, *_) = agent.topics
-    decode, null = topic.value_codec.decode, topic.value_codec.null
-
-    def value_of(record: ConsumedRecord) -> Any:
-        value = record.value
-        return null() if value is None else decode(value)
-
-    if agent.shape == "value":
-        return value_of
-    return record_decoder(agent, value_of)
+    return _value_decoder(agent) if agent.shape == "value" else record_decoder(agent)
 
 
-def record_decoder(
-    agent: Agent[Any, Any], value_of: Decode | None = None
-) -> Callable[[ConsumedRecord], Record[Any, Any]]:
-    (topic, *_) = agent.topics
-    decode_key = topic.key_codec.decode
-    if value_of is None:
-        decode, null = topic.value_codec.decode, topic.value_codec.null
-
-        def value_of(record: ConsumedRecord) -> Any:
-            return null() if record.value is None else decode(record.value)
-
-    decode_value = value_of
+def record_decoder(agent: Agent[Any, Any]) -> Callable[[ConsumedRecord], Record[Any, Any]]:
+    """The whole record. Raises KeyUndecodable, and what the value's codec raises."""
+    decode_key, decode_value = agent.topics[0].key_codec.decode, _value_decoder(agent)
 
     def whole(record: ConsumedRecord) -> Record[Any, Any]:
         raw = record.key
@@ -68,17 +50,21 @@ def record_decoder(
             key = None if raw is None else decode_key(raw)
         except Exception as error:
             raise KeyUndecodable from error
-        return Record(
-            key,
-            decode_value(record),
-            record.topic,
-            record.partition,
-            record.offset,
-            record.timestamp,
-            record.headers,
-        )
+        value = decode_value(record)
+        return Record(key, value, record.topic, record.partition, record.offset, record.timestamp, record.headers)
 
     return whole
+
+
+def _value_decoder(agent: Agent[Any, Any]) -> Decode:
+    codec = agent.topics[0].value_codec
+    decode, null = codec.decode, codec.null
+
+    def value_of(record: ConsumedRecord) -> Any:
+        value = record.value
+        return null() if value is None else decode(value)
+
+    return value_of
 
 
 def coroutine_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[Any], Coroutine[Any, Any, None]]:

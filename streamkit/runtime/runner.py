@@ -102,7 +102,7 @@ class Runner:
             self._consumer,
             CommitSchedule(settings.commit_interval, settings.commit_records),
             self.slots,
-            lambda: list(self.membership.partitions.values()),
+            self._to_commit,
             timeout=settings.request_timeout,
         )
         self.membership = Membership(
@@ -119,6 +119,7 @@ class Runner:
         self._hungry = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
+        self._settles_soon = False
         self._ended = False  # a task whose handler took a cancellation for its own goes no further
         self.abandoned = 0  # handlers that ignored their cancellation
 
@@ -448,9 +449,8 @@ class Runner:
             mine = delivery.partition
             mine.settling.append(delivery.sequence)
             mine.bytes -= delivery.size
-            self._settle()
+            self._settle_soon()
         self.membership.progressed()
-        self._wake(1)
 
     def _given_up(self, delivery: Delivery, error: BaseException) -> None:
         """Cancelled by a revoke or stop: not handled, not settled, to be run again by whoever has the partition."""
@@ -460,10 +460,20 @@ class Runner:
         self._lanes.release(delivery.partition.track, delivery)
         self.slots.processed_cancelled += 1
         self.membership.progressed()
-        self._wake(1)
+
+    def _settle_soon(self) -> None:
+        """Once for all handlers that end in this step of the loop; a commit does not wait for it."""
+        if not self._settles_soon:
+            self._settles_soon = True
+            asyncio.get_running_loop().call_soon(self._settle)
+
+    def _to_commit(self) -> list[AssignedPartition]:
+        self._settle()
+        return list(self.membership.partitions.values())
 
     def _settle(self) -> None:
-        """Move the windows by what was noted in `settling`. Runs in the same loop step, before anything is awaited."""
+        """Move the windows by what was noted in `settling`."""
+        self._settles_soon = False
         settled = 0
         for mine in self.membership.partitions.values():
             if mine.settling:

@@ -204,14 +204,18 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = consumer
         self._listener = listener
 
-    async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, revoked: Collection[Any]
+    ) -> None:
         if not self._consumer._heartbeat:
             return  # before the first assignment there is nothing to revoke
         # R7: there is no callback for partitions that are lost; the generation is what tells.
         lost = self._consumer.generation == NO_GENERATION
         await self._guarded(self._listener.revoked(_ours(revoked), lost=lost))
 
-    async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, assigned: Collection[Any]
+    ) -> None:
         self._consumer._joined()
         await self._guarded(self._listener.assigned(_ours(assigned)))
 

@@ -19,6 +19,20 @@ from streamkit.transport.base import (
     Unreachable,
 )
 
+
+
+class InvalidRecord(kafka.BrokerResponseError):  # type: ignore[misc]
+    """Younger than aiokafka's table, which takes it for an unknown error of the broker that may pass."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+
+    def __str__(self) -> str:
+        return "the broker takes the record for invalid; a compacted topic takes none without a key"
+
+
+kafka.kafka_errors[InvalidRecord.errno] = InvalidRecord
+
 _REFUSED = (
     kafka.TopicAuthorizationFailedError,
     kafka.GroupAuthorizationFailedError,
@@ -31,6 +45,10 @@ _REFUSED = (
     kafka.InvalidGroupIdError,
     kafka.InconsistentGroupProtocolError,
     kafka.IncompatibleBrokerVersion,
+    InvalidRecord,
+    kafka.InvalidTimestampError,
+    kafka.PolicyViolationError,
+    kafka.UnsupportedForMessageFormatError,
 )
 _UNREACHABLE = (
     kafka.KafkaConnectionError,

@@ -28,8 +28,8 @@ UNSTABLE_OFFSET_COMMIT = 88  # a transaction is open on the offset; younger than
 
 
 class OffsetFetchResponse_v7(Response):  # type: ignore[misc]
-    API_KEY = 9
-    API_VERSION = 7
+    API_KEY = 9  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    API_VERSION = 7  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         (

@@ -13,6 +13,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder as KafkaBatchBuil
 from streamkit.settings import Settings
 from streamkit.transport.base import BatchBuilder, TopicMissing
 from streamkit.transport.kafka.client import client_options, cut
+from streamkit.transport.kafka.fail_stop import stop_at_first_failure
 from streamkit.transport.kafka.failures import translate, translated
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class KafkaProducer:
         try:
             with translated():
                 await asyncio.wait_for(producer.start(), settings.request_timeout)
+            stop_at_first_failure(producer)
         except BaseException:
             await self.stop()
             raise
