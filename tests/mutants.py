@@ -44,7 +44,35 @@ RUNS, RUNS_TESTS = "streamkit/core/runs.py", "tests/core/test_runs.py"
 COMMITS, COMMITS_TESTS = "streamkit/core/commits.py", "tests/core/test_commits.py"
 FLOW, FLOW_TESTS = "streamkit/core/flow.py", "tests/core/test_flow.py"
 LAG, LAG_TESTS = "streamkit/core/lag.py", "tests/core/test_lag.py"
+LANES, LANES_TESTS = "streamkit/core/lanes.py", "tests/core/test_lanes.py"
+PARTITIONER, PARTITIONER_TESTS = "streamkit/core/partitioner.py", "tests/core/test_partitioner.py"
+RUNNER, RUNNER_TESTS = "streamkit/runtime/runner.py", "tests/runtime/test_runner.py"
+MEMBERSHIP, MEMBERSHIP_TESTS = "streamkit/runtime/membership.py", "tests/runtime/test_membership.py"
+COMMITTER, COMMITTER_TESTS = "streamkit/runtime/committer.py", "tests/runtime/test_committer.py"
+PUBLISHER, PUBLISHER_TESTS = "streamkit/runtime/publisher.py", "tests/runtime/test_publisher.py"
+WORKER, WORKER_TESTS = "streamkit/runtime/worker.py", "tests/runtime/test_worker.py"
 
+LAST_COMMIT = """\
+            await self._drain(mine)
+            await self._committer.commit(self._settings.request_timeout)
+        self._close(mine)
+
+    async def assigned"""
+SENT_BUT_NOT_AWAITED = """\
+            await self._drain(mine)
+            asyncio.ensure_future(self._committer.commit(self._settings.request_timeout))
+            await asyncio.sleep(0)
+        self._close(mine)
+
+    async def assigned"""
+FENCE_FIRST = """\
+            self._close(mine)
+            await self._drain(mine)
+            await self._committer.commit(self._settings.request_timeout)
+        self._close(mine)
+
+    async def assigned"""
+ORPHANS = "self._orphans.update((track.partition, lane) for lane in track.tails)"
 COMMITTABLE = "return self._offsets[self._head] if self._head < len(self._offsets) else self._next"
 
 MUTANTS = [
@@ -118,6 +146,112 @@ MUTANTS = [
     ),
     Mutant("a fetch brings more than the room", FLOW, "if room >= records]", "]", FLOW_TESTS),
     Mutant("what retention removed counts as lag", LAG, "max(committed, log_start)", "committed", LAG_TESTS),
+    Mutant("no orphan guard: two runs of a key in the lanes", LANES, ORPHANS, "pass", LANES_TESTS),
+    Mutant(
+        "no orphan guard: two runs of a key in a worker",
+        LANES,
+        ORPHANS,
+        "pass",
+        f"{MEMBERSHIP_TESTS}::test_a_key_that_still_runs_from_before_a_rebalance_waits_until_that_run_has_ended",
+    ),
+    Mutant("an orphan that has ended goes on blocking", LANES, "self._orphans.discard(", "(", LANES_TESTS),
+    Mutant("a hot lane goes first again", LANES, "ready.append(following)", "ready.appendleft(following)", LANES_TESTS),
+    Mutant("a partition keeps its turn", LANES, "turns.rotate(-1)", "pass", LANES_TESTS),
+    Mutant("partitions are chosen by signed hashes", PARTITIONER, "& 0x7FFFFFFF", "", PARTITIONER_TESTS),
+    Mutant(
+        "commit after revoke",
+        MEMBERSHIP,
+        LAST_COMMIT,
+        SENT_BUT_NOT_AWAITED,
+        f"{MEMBERSHIP_TESTS}::test_a_second_worker_gets_its_share_and_the_first_takes_it_over_again",
+    ),
+    Mutant(
+        "fence before drain",
+        MEMBERSHIP,
+        LAST_COMMIT,
+        FENCE_FIRST,
+        f"{MEMBERSHIP_TESTS}::test_while_it_drains_a_worker_starts_nothing_more_and_commits_before_it_gives_back",
+    ),
+    Mutant(
+        "a log that was made anew is read with the old window",
+        MEMBERSHIP,
+        "start >= mine.window.next_offset",
+        "True",
+        MEMBERSHIP_TESTS,
+    ),
+    Mutant("later partitions start at latest too", MEMBERSHIP, "if not committed:", "if True:", MEMBERSHIP_TESTS),
+    Mutant(
+        "the start is not committed before the first record",
+        MEMBERSHIP,
+        "await self._consumer.commit(fresh, generation)",
+        "pass",
+        MEMBERSHIP_TESTS,
+    ),
+    Mutant(
+        "not seeking back after a poll that straddled a rebalance",
+        RUNNER,
+        "self._consumer.seek(partition, mine.window.next_offset)",
+        "pass",
+        f"{MEMBERSHIP_TESTS}::test_a_poll_that_straddles_a_rebalance_loses_nothing",
+    ),
+    Mutant(
+        "what a poll that straddled a rebalance returns is taken in",
+        RUNNER,
+        "if epoch == membership.epoch:",
+        "if True:",
+        MEMBERSHIP_TESTS,
+    ),
+    Mutant(
+        "what fails while joining is not seen",
+        RUNNER,
+        "while not gate.is_set():\n            await self._consumer.poll((), max_records=1, timeout=0)",
+        "while not gate.is_set():",
+        f"{MEMBERSHIP_TESTS}::test_records_lost_before_the_start_stop_the_worker_and_name_the_range",
+    ),
+    Mutant(
+        "a zombie goes on after its lease",
+        RUNNER,
+        "min(begun + SLICE, self._consumer.lease)",
+        "begun + SLICE",
+        f"{MEMBERSHIP_TESTS}::test_a_zombie_starts_nothing_after_its_lease_and_commits_nothing",
+    ),
+    Mutant(
+        "the framework's cancellation is taken for a failure",
+        RUNNER,
+        ' or flight.cancelled_by == "revoke"',
+        "",
+        MEMBERSHIP_TESTS,
+    ),
+    Mutant(
+        "not awaiting a produce future: settled at put",
+        PUBLISHER,
+        "            owner.outputs += 1\n",
+        "",
+        f"{PUBLISHER_TESTS}::test_a_lane_does_not_wait_for_acknowledgements_and_nothing_is_committed_before_them",
+    ),
+    Mutant(
+        "what a broken producer did not deliver is forgotten",
+        PUBLISHER,
+        "            await self._send_again(batch.pipe.route, batch.pipe.partition, batch.items)\n",
+        "            pass\n",
+        PUBLISHER_TESTS,
+    ),
+    Mutant(
+        "committing with the present generation instead of the settled one",
+        COMMITTER,
+        "commit(offsets, self.generation)",
+        "commit(offsets, self._consumer.generation)",
+        f"{COMMITTER_TESTS}::"
+        "test_a_commit_goes_with_the_generation_that_settled_it_and_not_with_the_consumers_present_one",
+    ),
+    Mutant("two commits in flight", COMMITTER, ", self._lock:", ":", COMMITTER_TESTS),
+    Mutant(
+        "a worker between two assignments is idle",
+        RUNNER,
+        "return self.membership.gate.is_set() and all(",
+        "return self.membership.joined and all(",
+        f"{WORKER_TESTS}::test_a_worker_is_not_idle_while_the_group_rebalances",
+    ),
 ]
 
 

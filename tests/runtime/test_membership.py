@@ -392,6 +392,18 @@ async def test_partitions_that_are_added_later_start_at_the_earliest_record() ->
 
 
 @simulated
+async def test_partitions_that_were_added_while_the_worker_was_away_start_at_the_earliest_record() -> None:
+    world = World(partitions=1)
+    async with world.working(recording(world, start_from="latest")) as working:
+        await working.joined()
+    world.broker.add_partitions("in", 2)
+    world.fill(["new"], partition=1)
+    async with world.working(recording(world, start_from="latest")):
+        await until(lambda: world.committed() == {0: 0, 1: 1})
+    assert len(world.runs) == 1
+
+
+@simulated
 async def test_records_lost_before_the_start_stop_the_worker_and_name_the_range() -> None:
     world = World()
     world.fill(["a"] * 10)
