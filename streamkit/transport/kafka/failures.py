@@ -20,7 +20,6 @@ from streamkit.transport.base import (
 )
 
 
-
 class InvalidRecord(kafka.BrokerResponseError):  # type: ignore[misc]
     """Younger than aiokafka's table, which takes it for an unknown error of the broker that may pass."""
 
