@@ -17,6 +17,8 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+from tests.transport.kafka.mutants import WORKAROUNDS
+
 ROOT = Path(__file__).parent.parent
 COPIED = ("streamkit", "tests", "apps", "pyproject.toml")
 AT_ONCE = 2
@@ -252,6 +254,7 @@ MUTANTS = [
         "return self.membership.joined and all(",
         f"{WORKER_TESTS}::test_a_worker_is_not_idle_while_the_group_rebalances",
     ),
+    *(Mutant(*parts) for parts in WORKAROUNDS),
 ]
 
 

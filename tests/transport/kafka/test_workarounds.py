@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
@@ -53,6 +53,7 @@ KAFKA_FIRST = KafkaPartition(TOPIC, 0)
 PATIENCE = 10.0
 NOT_LOADED, NOT_AVAILABLE, NOT_COORDINATOR = 14, 15, 16
 UNKNOWN_MEMBER, REBALANCING, GROUP_FORBIDDEN, UNSTABLE = 25, 27, 30, 88
+PARTITIONS = 3
 
 Kafka = GenuineKafka | ExistingKafka
 T = TypeVar("T")
@@ -771,53 +772,77 @@ def test_no_payload_and_no_password_gets_into_the_logs_of_aiokafka(caplog: pytes
     assert "sesame" not in caplog.text
 
 
-# R31: one task sends
+# R20, R31: the one task that sends
+
+
+def publisher_of(*producers: FakeProducer, **settings: Any) -> tuple[Publisher, list[int]]:
+    """It takes one producer after another; with the values that were acknowledged."""
+    acknowledged: list[int] = []
+    waiting = list(producers)
+    publisher = Publisher(
+        lambda: waiting.pop(0),
+        Settings(batch_size=200, **settings),
+        WorkerSlots("test"),
+        nothing_ready=lambda: True,
+        acknowledged=lambda items: acknowledged.extend(int(item.value or b"") for item in items),
+        rejected=lambda item, route, error: None,
+    )
+    publisher.add_route("out", PARTITIONS, None)
+    return publisher, acknowledged
+
+
+async def publish(publisher: Publisher, values: Sequence[int]) -> None:
+    await publisher.start()
+    run = asyncio.create_task(publisher.run())
+    for value in values:
+        publisher.put("out", None, b"%d" % value, [], 0, value % PARTITIONS, None)
+    await publisher.flush()
+    run.cancel()
 
 
 def test_one_task_alone_hands_batches_to_the_producer() -> None:
     async def case() -> None:
-        sender = OneAtATime()
-        acknowledged: list[int] = []
-        publisher = Publisher(
-            lambda: sender,
-            Settings(batch_size=200),
-            WorkerSlots("test"),
-            nothing_ready=lambda: True,
-            acknowledged=lambda items: acknowledged.extend(int(item.value or b"") for item in items),
-            rejected=lambda item, route, error: None,
-        )
-        publisher.add_route("out", 3, None)
-        await publisher.start()
-        run = asyncio.create_task(publisher.run())
-        for number in range(300):
-            publisher.put("out", None, b"%d" % number, [], 0, number % 3, None)
-        await publisher.flush()
-        run.cancel()
+        sender = FakeProducer()
+        publisher, acknowledged = publisher_of(sender)
+        await publish(publisher, range(300))
         assert not sender.overlapped
         assert sorted(acknowledged) == list(range(300))
-        for partition in range(3):
-            assert sender.sent[partition] == sorted(sender.sent[partition]), "one barged in"
+        for sent in sender.sent:
+            assert sent == sorted(sent), "one barged in"
 
     asyncio.run(within(PATIENCE, case()))
 
 
-class OneAtATime:
-    """A producer that notes whether two callers are in `send` at a time."""
+def test_an_output_that_is_never_acknowledged_is_sent_again_by_another_producer() -> None:
+    async def case() -> None:
+        silent, good = FakeProducer(acknowledges=False), FakeProducer()
+        publisher, acknowledged = publisher_of(silent, good, send_timeout=0.1)
+        await publish(publisher, range(3))
+        assert silent.stopped
+        assert [sent for (sent,) in good.sent] == acknowledged == [0, 1, 2]
 
-    def __init__(self) -> None:
-        self.sent: Mapping[int, list[int]] = {0: [], 1: [], 2: []}
-        self.overlapped = False
+    asyncio.run(within(PATIENCE, case()))
+
+
+class FakeProducer:
+    """Notes whether two callers are in `send` at a time."""
+
+    def __init__(self, *, acknowledges: bool = True) -> None:
+        self.sent: list[list[int]] = [[] for _ in range(PARTITIONS)]
+        self.overlapped = self.stopped = False
+        self._acknowledges = acknowledges
         self._callers = 0
 
     async def start(self) -> None: ...
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        self.stopped = True
 
     async def partition_count(self, topic: str) -> int:
-        return len(self.sent)
+        return PARTITIONS
 
     def batch(self, limit: int) -> Any:
-        return _Values(limit)
+        return _Values()
 
     async def send(self, batch: Any, topic: str, partition: int) -> asyncio.Future[object]:
         self._callers += 1
@@ -826,12 +851,13 @@ class OneAtATime:
         self.sent[partition].extend(batch.values)
         self._callers -= 1
         outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(0.001, outcome.set_result, None)
+        if self._acknowledges:
+            asyncio.get_running_loop().call_later(0.001, outcome.set_result, None)
         return outcome
 
 
 class _Values:
-    def __init__(self, limit: int) -> None:
+    def __init__(self) -> None:
         self.values: list[int] = []
 
     def append(self, *, key: object, value: bytes | None, timestamp: int, headers: object) -> object | None:
