@@ -171,9 +171,7 @@ async def test_what_settles_while_a_commit_is_in_flight_comes_with_the_next() ->
     await case.end()
 
 
-@pytest.mark.parametrize(
-    "failure", [CommitRejected("rebalance"), Unreachable("down"), TransportError("what"), MetadataTooLarge()]
-)
+@pytest.mark.parametrize("failure", [CommitRejected("rebalance"), Unreachable("down"), TransportError("what")])
 @simulated
 async def test_a_commit_that_fails_stays_to_be_done_and_is_repeated_with_what_has_settled_since(
     failure: Exception,
