@@ -209,7 +209,8 @@ async def test_what_send_refuses_is_raised_in_the_handler_which_may_catch_it() -
 
     async def send(case: Outputs, record: Record[str, bytes]) -> None:
         bad: Any = 7
-        for arguments in ({"value": bad}, {"value": "v", "key": bad}, {"value": "x" * 2_000_000}):
+        refused: list[dict[str, Any]] = [{"value": bad}, {"value": "v", "key": bad}, {"value": "x" * 2_000_000}]
+        for arguments in refused:
             try:
                 await case.out.send(**arguments)
             except (EncodeError, RecordTooLarge) as error:
