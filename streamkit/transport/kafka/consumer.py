@@ -1,6 +1,6 @@
 """One member of a Kafka consumer group, on aiokafka.
 
-R-numbers name what aiokafka 0.14 does that this file works around; docs/adr/ explains them.
+R-numbers name what aiokafka 0.14 does that this file works around; docs/aiokafka.md explains them.
 """
 
 from __future__ import annotations
