@@ -74,17 +74,25 @@ class Committer:
         """
         try:
             async with asyncio.timeout(timeout), self._lock:
-                return await self._attempt()
+                return await self._with_shorter_metadata()
         except TimeoutError:
             self._failed("no answer")
         except CommitRejected as error:
             self._failed(error)
-        except MetadataTooLarge as error:
-            self._shorten_metadata()
-            self._failed(error)
         except TransportError as error:
             self._failed(error)
         return False
+
+    async def _with_shorter_metadata(self) -> bool:
+        """As short as the broker wants it, at once: the commit of a revoke or a stop is not repeated."""
+        while True:
+            try:
+                return await self._attempt()
+            except MetadataTooLarge as error:
+                if not self._metadata_limit:
+                    raise
+                self._shorten_metadata()
+                self._failed(error)
 
     async def _attempt(self) -> bool:
         started = self._schedule.begin(asyncio.get_running_loop().time())

@@ -50,7 +50,7 @@ class Emitter:
 
     async def patiently(self, delivery: Delivery, output: object) -> None:
         """Queue one output of a generator, when there is room. Raises SinkFailure, or RuntimeError if too late."""
-        if self.publisher.full:
+        while self.publisher.full:  # all who waited are woken, and one may fill it again
             await self.publisher.room()
         check_open(delivery)
         self.now(delivery, output)

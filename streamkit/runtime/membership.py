@@ -17,7 +17,7 @@ from streamkit.runtime.committer import Committer
 from streamkit.runtime.delivery import AssignedPartition, Delivery
 from streamkit.runtime.emitter import Emitter
 from streamkit.settings import Settings
-from streamkit.transport.base import Admin, CommitRejected, CommittedOffset, Consumer, LogRange, Refused
+from streamkit.transport.base import Admin, CommitRejected, CommittedOffset, Consumer, LogRange, Refused, TopicMissing
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,14 @@ class Membership:
     async def gap(self, partition: TopicPartition, offset: int) -> None:
         """The log does not hold the offset that is to be read next. Raises LostRange unless `on_gap` allows it."""
         epoch = self.epoch
-        bounds = (await self._admin.log_ranges([partition])).get(partition)
+        try:
+            bounds = (await self._admin.log_ranges([partition])).get(partition)
+        except (Refused, TopicMissing):
+            raise
+        except TransportError as error:  # the next poll will bring us here again
+            log.warning("agent %s: looking for the log's bounds: %s; trying again", self._agent.name, error)
+            await asyncio.sleep(RETRY_EVERY)
+            return
         mine = self.partitions.get(partition)
         if mine is None or epoch != self.epoch:
             return  # polls of the new assignment will tell

@@ -15,7 +15,7 @@ from streamkit.errors import TransportError
 from streamkit.observe.slots import ProducedSlots, WorkerSlots
 from streamkit.runtime.delivery import Delivery
 from streamkit.settings import Settings
-from streamkit.transport.base import BatchBuilder, HeaderList, Producer, RecordTooLarge, Refused
+from streamkit.transport.base import BatchBuilder, HeaderList, Producer, RecordTooLarge, Refused, TopicMissing
 
 log = logging.getLogger(__name__)
 
@@ -320,6 +320,10 @@ class Publisher:
                 self._acknowledge(items, route, sum(item.size for item in items))
                 return
             await self._replace_producer()
+            if isinstance(error, TopicMissing):
+                for item in items:
+                    self._reject(item, route, error)
+                return
             if not isinstance(error, RecordTooLarge | Refused):
                 log.warning("sending to %s[%d] again: %s", route.topic, partition, error)
                 await asyncio.sleep(backoff)

@@ -83,7 +83,7 @@ class Runner:
         self._admin = admin
         (self._topic,) = (topic.name for topic in agent.topics)
         self.slots: AgentSlots = slots.agent(agent.name, agent.group, (self._topic,), agent.concurrency)
-        self.slots.in_flight = self._running
+        self.slots.in_flight = lambda: self._in_flight
         self._consumer = transport.consumer(agent.group)
         self._lanes: Lanes[TopicPartition, Delivery] = Lanes()
         self._flow: Flow[TopicPartition] = Flow(
@@ -120,6 +120,7 @@ class Runner:
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
         self._settles_soon = False
+        self._in_flight = 0  # handlers that wait, those of closed partitions included
         self._ended = False  # a task whose handler took a cancellation for its own goes no further
         self.abandoned = 0  # handlers that ignored their cancellation
 
@@ -408,6 +409,7 @@ class Runner:
         if self.agent.timeout is not None:
             flight.timer = loop.call_at(started + self.agent.timeout, flight.cancel, "timeout")
         delivery.partition.flights.add(flight)
+        self._in_flight += 1
         error: BaseException | None = None
         try:
             await resume(context, coroutine, waits_for)
@@ -417,6 +419,7 @@ class Runner:
             error = caught
         finally:
             delivery.partition.flights.discard(flight)
+            self._in_flight -= 1
             if flight.timer is not None:
                 flight.timer.cancel()
         self._observe(loop.time() - started)
@@ -510,7 +513,11 @@ class Runner:
             self.fail(error)
             return
         owner.partition.outputs -= 1
-        self._failed(owner, "sink", error)
+        if owner.partition.window.closed:
+            # The record runs again where its partition is now, and fails there if it must.
+            log.warning("agent %s: an output of a record that was given back: %s", self.agent.name, error)
+        else:
+            self._failed(owner, "sink", error)
         self.membership.progressed()
 
     # Failures
@@ -553,9 +560,6 @@ class Runner:
     @property
     def _leased(self) -> bool:
         return asyncio.get_running_loop().time() < self._consumer.lease
-
-    def _running(self) -> int:
-        return sum(len(mine.flights) for mine in list(self.membership.partitions.values()))
 
     async def _until_ready(self) -> None:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -601,6 +605,12 @@ class Runner:
             await work
         except StreamkitError as error:
             self.fail(error)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._ended or (task is not None and task.cancelling()):
+                raise
+            # A client library's task was cancelled, not this one: a task group would take that for a quiet end.
+            self.fail(TransportError("the transport's work was cancelled from within"))
         except Exception as error:
             log.exception("agent %s: unexpected error in the engine", self.agent.name)
             self.fail(error)

@@ -122,9 +122,13 @@ class Worker:
                 runner.stop()
             if agents:  # a worker may have none, and only send
                 await asyncio.wait(agents)
-            await self._app.close()
+            # What is sent from here on would never leave.
+            self._port.current = None
+            await self._app.flush()
             outputs.cancel()
             watch.cancel()
+            await asyncio.wait([outputs])  # or it might just be connecting again
+            await self._app.publisher.stop()
 
     async def _supervise(self, runner: Runner, found: Mapping[str, TopicInfo]) -> None:
         (topic,) = runner.agent.topics
@@ -261,13 +265,12 @@ class AppOutputs:
         )
         self.emitter = Emitter(self.publisher, None)
 
-    async def close(self) -> None:
+    async def flush(self) -> None:
         try:
             async with asyncio.timeout(self._settings.drain_timeout):
                 await self.publisher.flush()
         except TimeoutError:
             self._fail(TransportError("what was sent outside of handlers is not acknowledged"))
-        await self.publisher.stop()
 
     def _rejected(self, item: OutputItem, route: Route, error: TransportError) -> None:
         self._fail(TransportError(f"a value sent to {route.topic!r} outside of handlers was refused: {error}"))
@@ -291,7 +294,7 @@ class SendToBrokers:
         delivery = current.get()
         emitter = self._app if delivery is None else delivery.partition.emitter
         check_open(delivery)
-        if emitter.publisher.full:
+        while emitter.publisher.full:  # all who waited are woken, and one may fill it again
             await emitter.publisher.room()
             check_open(delivery)
         emitter.send(topic, value, key, headers, partition, timestamp, delivery)

@@ -68,7 +68,14 @@ class KafkaProducer:
 
     async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[object]:
         with translated():
-            acknowledged = await self._producer.send_batch(batch, topic, partition=partition)
+            try:
+                acknowledged = await self._producer.send_batch(batch, topic, partition=partition)
+            except kafka.UnknownTopicOrPartitionError:
+                # aiokafka has asked until its timeout, and cannot tell a missing topic from silence.
+                client = self._producer.client
+                if await client.force_metadata_update() and not client.cluster.partitions_for_topic(topic):
+                    raise TopicMissing(topic) from None
+                raise
         outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         acknowledged.add_done_callback(lambda done: _hand_over(done, outcome))
         return outcome

@@ -14,7 +14,7 @@ from streamkit.errors import TransportError
 from streamkit.observe.slots import WorkerSlots
 from streamkit.runtime.publisher import Publisher
 from streamkit.settings import Settings
-from streamkit.transport.base import NewTopic, Refused
+from streamkit.transport.base import NewTopic, Refused, TopicMissing
 from streamkit.transport.kafka.producer import KafkaProducer
 from tests.faults.support import create, unique
 from tests.transport.kafka import scripted
@@ -47,6 +47,21 @@ def test_nothing_that_waits_behind_a_refused_batch_gets_into_the_log() -> None:
             with pytest.raises(TransportError):
                 await within(5.0, sender.send(batch_of(sender, b"later"), TOPIC, 0))
             assert len(broker.asked(scripted.PRODUCE)) == 1
+
+    with_broker(case)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_topic_that_has_gone_is_told_from_brokers_that_do_not_answer(silent: bool) -> None:
+    async def case(broker: ScriptedBroker) -> None:
+        brokers = [(1, broker.host, broker.port, None)]
+        async with started(KafkaProducer(broker.settings(request_timeout=0.5))) as sender:
+            broker.answers[scripted.METADATA] = lambda _: (0, brokers, "scripted", 1, [(3, "gone", False, [])])
+            if silent:
+                broker.answers[scripted.METADATA] = scripted.silence
+            with pytest.raises(TransportError) as failed:
+                await within(10.0, sender.send(batch_of(sender, b"x"), "gone", 0))
+            assert isinstance(failed.value, TopicMissing) == (not silent)
 
     with_broker(case)
 
