@@ -332,7 +332,7 @@ class Runner:
                 await self._finish_waiting(waiting)
             elif self.publisher.full:
                 await self.publisher.room()
-            elif self._lanes.ready and self._leased:
+            elif self._lanes.ready and self.leased:
                 await asyncio.sleep(0)
             else:
                 await self._until_ready()
@@ -516,7 +516,7 @@ class Runner:
         if owner.partition.window.closed:
             # The record runs again where its partition is now, and fails there if it must.
             log.warning("agent %s: an output of a record that was given back: %s", self.agent.name, error)
-        else:
+        elif not owner.failed:
             self._failed(owner, "sink", error)
         self.membership.progressed()
 
@@ -558,7 +558,8 @@ class Runner:
     # Waiting and watching
 
     @property
-    def _leased(self) -> bool:
+    def leased(self) -> bool:
+        """Whether the group is known to count this member in."""
         return asyncio.get_running_loop().time() < self._consumer.lease
 
     async def _until_ready(self) -> None:
@@ -580,7 +581,7 @@ class Runner:
         missing_since: float | None = None
         while True:
             await asyncio.sleep(WATCH_EVERY)
-            if self._leased:
+            if self.leased:
                 self._wake(1)
             if self._consumer.partition_count(self._topic):
                 missing_since = None

@@ -197,6 +197,9 @@ class Worker:
                 self._slots.unready = ""
             elif self._slots.state == "starting" and self._runners:
                 self._slots.unready = "joining the groups"
+            elif self._slots.state == "running":
+                cut_off = [runner.agent.name for runner in self._runners if not runner.leased]
+                self._slots.unready = f"out of touch with the group of {', '.join(cut_off)}" if cut_off else ""
             await asyncio.sleep(BEAT_EVERY)
 
     async def _watch(self, admin: Admin) -> None:

@@ -219,3 +219,34 @@ async def test_what_is_sent_after_the_last_flush_is_refused_and_not_lost() -> No
         await working.task
         await task
     assert sorted(record.value or b"" for record in world.broker.records("out")) == sorted(sent)
+
+
+@simulated
+async def test_a_worker_that_the_group_may_have_given_up_is_not_ready_until_it_is_in_touch_again() -> None:
+    world = World()
+    async with world.working(recording(world)) as working:
+        await until(lambda: working.slots.state == "running")
+        world.broker.faults.network.close()
+        await until(lambda: working.slots.unready == "out of touch with the group of work", patience=20)
+        world.broker.faults.network.open()
+        await until(lambda: working.slots.unready == "", patience=20)
+
+
+@simulated
+async def test_a_record_with_several_refused_outputs_has_failed_once() -> None:
+    world = World()
+    world.broker.create_topic("out", 1)
+    world.fill(["a"])
+    app = App("test")
+    out = app.topic("out", value=bytes)
+
+    @app.agent(app.topic("in", value=bytes))
+    async def work(value: bytes) -> None:
+        world.broker.topics["out"].config["max.message.bytes"] = "100"
+        for _ in range(3):
+            await out.send(b"x" * 200)
+
+    with pytest.raises(RecordFailed):
+        async with world.working(app) as working:
+            await asyncio.wait([working.task], timeout=60)
+    assert working.agent.processed_error == 1
