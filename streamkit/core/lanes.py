@@ -123,6 +123,7 @@ class Lanes(Generic[P, T]):
         if following is None:
             track.tails.pop(lane, None)  # none is there after a halt
             return
+        item.next = None  # who keeps this record must not keep all that ever follow it
         ready = track.ready
         if not ready:
             self._turns.append(track)

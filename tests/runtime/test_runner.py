@@ -12,7 +12,7 @@ import pytest
 from streamkit import App, Record
 from streamkit.errors import RecordFailed
 from streamkit.record import TopicPartition
-from streamkit.runtime.runner import SLICE
+from streamkit.runtime.pool import SLICE
 from tests.runtime.support import World, recording, simulated, until
 from tests.transport.virtual_time import VirtualTimeLoop
 

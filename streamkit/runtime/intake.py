@@ -1,0 +1,217 @@
+"""The way in: polling, and from a poll to the lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from streamkit.agent import Agent
+from streamkit.core.flow import Flow, FlowLimits, next_fetch
+from streamkit.core.lanes import Lanes
+from streamkit.core.offset_map import SkipList
+from streamkit.observe.slots import AgentSlots
+from streamkit.record import TopicPartition
+from streamkit.runtime.committer import Committer
+from streamkit.runtime.delivery import AssignedPartition, Delivery
+from streamkit.runtime.invoke import record_decoder
+from streamkit.runtime.membership import Membership
+from streamkit.settings import Settings
+from streamkit.transport.base import ConsumedRecord, Consumer, OffsetOutOfRange
+
+POLL_RECORDS = 500  # more only outgrow the processor's cache
+POLL_TIMEOUT = 0.2
+POLL_TIMEOUT_CLOSED = 0.01  # some partition may reopen at any moment
+SHOW_LIFE_EVERY = 1.0
+READ_AHEAD_EVERY = 0.02
+RECORD_COST = 250  # bytes of memory that a record takes besides its key and value
+ENOUGH_READY = 256  # records; with fewer, or too few for every task to have two, the next are polled
+WHOLE_PARTITION = True  # the lane of all records under order_by="partition"
+
+LaneKey = Callable[[Delivery], Hashable]
+
+
+class Undecodable(NamedTuple):
+    """Stands in for the argument of a record that could not be decoded before its turn."""
+
+    error: Exception
+
+
+class Intake:
+    """Reads as far ahead as the bounds of memory and the appetite of the handlers allow."""
+
+    def __init__(
+        self,
+        agent: Agent[Any, Any],
+        settings: Settings,
+        consumer: Consumer,
+        membership: Membership,
+        lanes: Lanes[TopicPartition, Delivery],
+        committer: Committer,
+        slots: AgentSlots,
+        *,
+        arrived: Callable[[], None],
+    ) -> None:
+        """`arrived` is called when records have been put into the lanes."""
+        self._consumer = consumer
+        self._membership = membership
+        self._lanes = lanes
+        self._committer = committer
+        self._slots = slots
+        self._arrived = arrived
+        self._flow: Flow[TopicPartition] = Flow(
+            FlowLimits(settings.max_partition_unsettled, settings.window, settings.max_records, settings.max_bytes)
+        )
+        self._lane_key = lane_key(agent)
+        self._enough_ready = max(ENOUGH_READY, 2 * agent.concurrency)
+        self.room = asyncio.Event()  # something has settled
+        self.hungry = asyncio.Event()  # nothing is ready to run
+
+    async def run(self) -> None:
+        membership, consumer = self._membership, self._consumer
+        wanted: Sequence[TopicPartition] = ()
+        while True:
+            await self._until_assigned()
+            # Read before anything is computed from the assignment: there may be another one at any await.
+            epoch = membership.epoch
+            loads = {partition: mine.load for partition, mine in membership.partitions.items()}
+            wanted, at_most = next_fetch(self._flow.open(loads), POLL_RECORDS, wanted)
+            if wanted and self._lanes.ready_count > self._enough_ready:
+                # What is read ahead of the handlers only grows the working set; but a partition is never forgotten.
+                await self._until_hungry()
+            if not wanted:
+                await consumer.poll((), max_records=1, timeout=0)
+                await self._until_room()
+                continue
+            timeout = POLL_TIMEOUT if len(wanted) == len(loads) else POLL_TIMEOUT_CLOSED
+            try:
+                batches = await consumer.poll(wanted, max_records=at_most, timeout=timeout)
+            except OffsetOutOfRange as error:
+                await membership.gap(error.partition, error.offset)
+                continue
+            if epoch == membership.epoch:
+                self._take_in(wanted, batches)
+                await asyncio.sleep(0)
+            else:
+                await self._rewind(batches)
+
+    def _take_in(
+        self, polled: Sequence[TopicPartition], batches: Mapping[TopicPartition, Sequence[ConsumedRecord]]
+    ) -> None:
+        """Register and queue; nothing is awaited in between, so no rebalance can come between poll and window."""
+        partitions, position = self._membership.partitions, self._consumer.position
+        for partition, records in batches.items():
+            self._register(partitions[partition], records)
+        for partition in polled:
+            window = partitions[partition].window
+            read_to = position(partition)
+            if read_to > window.next_offset:  # past markers and holes, which are never delivered
+                window.reach(read_to)
+                self._committer.settled(0)
+        self._arrived()
+
+    def _register(self, mine: AssignedPartition, records: Sequence[ConsumedRecord]) -> None:
+        sequence, seen = mine.window.register_all([record.offset for record in records])
+        if seen:
+            records = records[seen:]
+        self._slots.consumed[mine.partition.topic] += len(records)
+        if mine.skip is not None:
+            self._register_unless_settled(mine, records, sequence, mine.skip)
+            return
+        lane_key = self._lane_key
+        deliveries: list[Delivery] = []
+        size = 0
+        for record in records:
+            key, value = record.key, record.value
+            cost = RECORD_COST + (len(value) if value else 0) + (len(key) if key else 0)
+            size += cost
+            deliveries.append(Delivery(record, sequence, mine, cost, key))
+            sequence += 1
+        if lane_key is not None:
+            for delivery in deliveries:
+                delivery.lane = lane_key(delivery)
+        self._lanes.put_all(mine.track, deliveries)
+        mine.bytes += size
+
+    def _register_unless_settled(
+        self, mine: AssignedPartition, records: Sequence[ConsumedRecord], sequence: int, skip: SkipList
+    ) -> None:
+        """After a restart: what the offset map says is settled moves the window and does not run again."""
+        lane_key = self._lane_key
+        for record in records:
+            if skip.settled(record.offset):
+                mine.window.settle(sequence)
+                self._slots.skipped += 1
+            else:
+                cost = RECORD_COST + len(record.value or b"") + len(record.key or b"")
+                mine.bytes += cost
+                delivery = Delivery(record, sequence, mine, cost, record.key)
+                if lane_key is not None:
+                    delivery.lane = lane_key(delivery)
+                self._lanes.put(mine.track, delivery)
+            sequence += 1
+        self._committer.settled(len(records))
+        if mine.window.next_offset >= skip.end:
+            mine.skip = None
+
+    async def _rewind(self, batches: Mapping[TopicPartition, Sequence[ConsumedRecord]]) -> None:
+        """A rebalance came between a poll and its records: they are not taken in, and must be fetched again.
+
+        Dropping them would lose them: the poll has moved the position after the new assignment had sought it.
+        """
+        await self._until_assigned()
+        for partition in batches:
+            mine = self._membership.partitions.get(partition)
+            if mine is not None:
+                self._consumer.seek(partition, mine.window.next_offset)
+
+    async def _until_assigned(self) -> None:
+        """Wait while the assignment changes. What goes wrong meanwhile is raised by a poll, and by nothing else."""
+        gate = self._membership.gate
+        while not gate.is_set():
+            await self._consumer.poll((), max_records=1, timeout=0)
+            try:
+                async with asyncio.timeout(POLL_TIMEOUT):
+                    await gate.wait()
+            except TimeoutError:
+                pass
+
+    async def _until_hungry(self) -> None:
+        self.hungry.clear()
+        timer = asyncio.get_running_loop().call_later(READ_AHEAD_EVERY, self.hungry.set)
+        await self.hungry.wait()
+        timer.cancel()
+
+    async def _until_room(self) -> None:
+        self.room.clear()
+        try:
+            async with asyncio.timeout(SHOW_LIFE_EVERY):  # and show the group that we are alive
+                await self.room.wait()
+        except TimeoutError:
+            pass
+
+
+def lane_key(agent: Agent[Any, Any]) -> LaneKey | None:
+    """How the lane of a record is chosen; None means by its raw key."""
+    order_by = agent.order_by
+    if order_by == "key":
+        return None
+    if order_by == "partition":
+        return lambda _delivery: WHOLE_PARTITION
+    if not callable(order_by):
+        return lambda _delivery: None
+    decode, shape, choose = record_decoder(agent), agent.shape, order_by
+
+    def chosen(delivery: Delivery) -> Hashable:
+        try:
+            record = decode(delivery.record)
+            key = choose(record)
+            hash(key)
+        except Exception as error:
+            delivery.argument = Undecodable(error)
+            return delivery.record.key
+        delivery.argument = record if shape == "record" else record.value
+        # Not mixed up with the raw key of a record for which the function failed.
+        return ("order_by", key)
+
+    return chosen
