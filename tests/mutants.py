@@ -48,7 +48,8 @@ FLOW, FLOW_TESTS = "streamkit/core/flow.py", "tests/core/test_flow.py"
 LAG, LAG_TESTS = "streamkit/core/lag.py", "tests/core/test_lag.py"
 LANES, LANES_TESTS = "streamkit/core/lanes.py", "tests/core/test_lanes.py"
 PARTITIONER, PARTITIONER_TESTS = "streamkit/core/partitioner.py", "tests/core/test_partitioner.py"
-RUNNER, RUNNER_TESTS = "streamkit/runtime/runner.py", "tests/runtime/test_runner.py"
+RUNNER = "streamkit/runtime/runner.py"
+INTAKE, POOL = "streamkit/runtime/intake.py", "streamkit/runtime/pool.py"
 MEMBERSHIP, MEMBERSHIP_TESTS = "streamkit/runtime/membership.py", "tests/runtime/test_membership.py"
 COMMITTER, COMMITTER_TESTS = "streamkit/runtime/committer.py", "tests/runtime/test_committer.py"
 PUBLISHER, PUBLISHER_TESTS = "streamkit/runtime/publisher.py", "tests/runtime/test_publisher.py"
@@ -191,35 +192,35 @@ MUTANTS = [
     ),
     Mutant(
         "not seeking back after a poll that straddled a rebalance",
-        RUNNER,
+        INTAKE,
         "self._consumer.seek(partition, mine.window.next_offset)",
         "pass",
         f"{MEMBERSHIP_TESTS}::test_a_poll_that_straddles_a_rebalance_loses_nothing",
     ),
     Mutant(
         "what a poll that straddled a rebalance returns is taken in",
-        RUNNER,
+        INTAKE,
         "if epoch == membership.epoch:",
         "if True:",
         MEMBERSHIP_TESTS,
     ),
     Mutant(
         "what fails while joining is not seen",
-        RUNNER,
+        INTAKE,
         "while not gate.is_set():\n            await self._consumer.poll((), max_records=1, timeout=0)",
         "while not gate.is_set():",
         f"{MEMBERSHIP_TESTS}::test_records_lost_before_the_start_stop_the_worker_and_name_the_range",
     ),
     Mutant(
         "a zombie goes on after its lease",
-        RUNNER,
-        "min(begun + SLICE, self._consumer.lease)",
+        POOL,
+        "min(begun + SLICE, self._events.lease)",
         "begun + SLICE",
         f"{MEMBERSHIP_TESTS}::test_a_zombie_starts_nothing_after_its_lease_and_commits_nothing",
     ),
     Mutant(
         "the framework's cancellation is taken for a failure",
-        RUNNER,
+        POOL,
         ' or flight.cancelled_by == "revoke"',
         "",
         MEMBERSHIP_TESTS,
