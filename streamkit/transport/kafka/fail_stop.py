@@ -1,12 +1,16 @@
-"""An aiokafka producer that sends nothing more once a batch has failed (R4)."""
+"""An aiokafka producer that sends nothing more once a batch has failed, and keeps nobody waiting until then."""
 
 from __future__ import annotations
 
+import asyncio
+from copy import copy
 from typing import Any
+
+from aiokafka.errors import ProducerClosed
 
 
 def stop_at_first_failure(producer: Any) -> None:
-    """Fail what waits behind a failed batch, and what is handed over later.
+    """R4: fail what waits behind a failed batch, and what is handed over later.
 
     A failed batch has used up sequence numbers, so that brokers refuse what follows it; but only those that have seen
     the producer in that partition before. Of a producer that is new to it they accept any number, and what was queued
@@ -32,6 +36,26 @@ def stop_at_first_failure(producer: Any) -> None:
         return drain(*args, **kwargs)
 
     accumulator._append_batch, accumulator.drain_by_nodes = appended, drained
+
+
+def queue_without_waiting(producer: Any, give_up_after: float) -> None:
+    """Take batches of a partition behind others that wait there, instead of making the caller wait.
+
+    aiokafka lets one wait. Whoever brings the next is held up, with all the outputs to other partitions behind him, and
+    after the request timeout gets an error: so one partition that elects its leader stops all others, and breaks the
+    producer. The publisher bounds the queue, and is the only one to fill it (R31). `give_up_after` is in seconds.
+    """
+    accumulator = producer._message_accumulator
+    accumulator._batch_ttl = give_up_after  # without a leader; it is the request timeout otherwise
+
+    async def add_batch(builder: Any, tp: Any, timeout: float) -> Any:
+        if accumulator._closed:
+            raise ProducerClosed()
+        if accumulator._exception is not None:
+            raise copy(accumulator._exception)
+        return asyncio.shield(accumulator._append_batch(builder, tp).future)
+
+    accumulator.add_batch = add_batch
 
 
 def _failure(batch: Any) -> BaseException | None:

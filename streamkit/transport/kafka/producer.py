@@ -13,7 +13,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder as KafkaBatchBuil
 from streamkit.settings import Settings
 from streamkit.transport.base import BatchBuilder, TopicMissing
 from streamkit.transport.kafka.client import client_options, cut
-from streamkit.transport.kafka.fail_stop import stop_at_first_failure
+from streamkit.transport.kafka.fail_stop import queue_without_waiting, stop_at_first_failure
 from streamkit.transport.kafka.failures import translate, translated
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class KafkaProducer:
             with translated():
                 await asyncio.wait_for(producer.start(), settings.request_timeout)
             stop_at_first_failure(producer)
+            queue_without_waiting(producer, settings.send_timeout)
         except BaseException:
             await self.stop()
             raise

@@ -46,6 +46,7 @@ PRODUCER = """
     _message_accumulator _message_accumulator._batches _message_accumulator._pending_batches
     _message_accumulator.reenqueue(batch) _message_accumulator.fail_all(exception)
     _message_accumulator._append_batch(builder, tp) _message_accumulator._exception
+    _message_accumulator._closed _message_accumulator._batch_ttl _message_accumulator.add_batch(builder, tp, timeout)
     _message_accumulator.drain_by_nodes(ignore_nodes, muted_partitions)
 """
 ADMIN = "_client"

@@ -21,6 +21,7 @@ from tests.transport.kafka import scripted
 from tests.transport.kafka.scripted import TOPIC, ScriptedBroker
 from tests.transport.kafka.test_workarounds import Kafka, batch_of, started, with_broker, within
 
+NO_LEADER = 5
 INVALID_TIMESTAMP = 32
 TOMORROW = 24 * 60 * 60 * 1000
 
@@ -64,6 +65,43 @@ def test_a_topic_that_has_gone_is_told_from_brokers_that_do_not_answer(silent: b
             assert isinstance(failed.value, TopicMissing) == (not silent)
 
     with_broker(case)
+
+
+def test_a_sink_partition_without_a_leader_does_not_hold_up_the_outputs_of_the_others() -> None:
+    async def case(broker: ScriptedBroker) -> None:
+        rows: list[Any] = [(NO_LEADER, 0, -1, [1], [1], []), (0, 1, 1, [1], [1], [])]
+        brokers = [(1, broker.host, broker.port, None)]
+        recovered = broker.answers[scripted.METADATA]
+        broker.answers[scripted.METADATA] = lambda _: (0, brokers, "scripted", 1, [(0, TOPIC, False, rows)])
+        settings = broker.settings(request_timeout=0.5)
+        arrived: list[bytes | None] = []
+        publisher = Publisher(
+            lambda: KafkaProducer(settings),
+            settings,
+            WorkerSlots("test"),
+            nothing_ready=lambda: True,
+            acknowledged=lambda items: arrived.extend(item.value for item in items),
+            rejected=lambda *_: None,
+        )
+        publisher.add_route(TOPIC, 2, None)
+        await publisher.start()
+        sending = asyncio.create_task(publisher.run())
+        try:
+            for number in range(8):
+                publisher.put(TOPIC, None, b"%d" % number, [], 0, number % 2, None)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(2)
+            assert arrived == [b"1", b"3", b"5", b"7"]
+            broker.answers[scripted.METADATA] = recovered
+            await within(5.0, publisher.flush())
+            assert arrived[4:] == [b"0", b"2", b"4", b"6"]
+            assert len(broker.asked(scripted.INIT_PRODUCER_ID)) == 1  # no producer was broken
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
+            await publisher.stop()
+
+    with_broker(case, partitions=2)
 
 
 @asynccontextmanager
