@@ -249,4 +249,4 @@ async def test_a_record_with_several_refused_outputs_has_failed_once() -> None:
     with pytest.raises(RecordFailed):
         async with world.working(app) as working:
             await asyncio.wait([working.task], timeout=60)
-    assert working.agent.processed_error == 1
+            assert working.agent.processed_error == 1

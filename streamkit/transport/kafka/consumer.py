@@ -109,6 +109,7 @@ class KafkaConsumer:
         self._check_tasks()
         wanted = [KafkaPartition(*partition) for partition in partitions] or [NOWHERE]
         try:
+            # R8: it waits for the end of a rebalance, whatever its timeout; nothing else may wait for a poll.
             batches: Batches = await self._consumer.getmany(
                 *wanted, timeout_ms=int(timeout * 1000), max_records=max_records
             )
