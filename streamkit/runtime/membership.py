@@ -55,6 +55,7 @@ class Membership:
         self._from_latest: frozenset[TopicPartition] = frozenset()
         self._progress = asyncio.Event()
         self._leaving = False
+        self._left: dict[TopicPartition, int] = {}  # committable offsets when last given back
         self.partitions: dict[TopicPartition, AssignedPartition] = {}
         self.epoch = 0  # grows with every change: what a poll returns counts only if it stood still meanwhile
         self.gate = asyncio.Event()  # closed while the assignment changes
@@ -68,16 +69,16 @@ class Membership:
         """
         if self._agent.start_from == "earliest":
             return
-        async with asyncio.timeout(self._settings.start_timeout):
-            while True:
-                try:
-                    committed = await self._admin.committed(self._agent.group, partitions)
-                    break
-                except Refused:
+        deadline = asyncio.get_running_loop().time() + self._settings.start_timeout
+        while True:
+            try:
+                committed = await self._admin.committed(self._agent.group, partitions)
+                break
+            except TransportError as error:
+                if isinstance(error, Refused) or asyncio.get_running_loop().time() > deadline:
                     raise
-                except TransportError as error:
-                    log.info("agent %s: looking for committed offsets: %s; trying again", self._agent.name, error)
-                    await asyncio.sleep(RETRY_EVERY)
+                log.info("agent %s: looking for committed offsets: %s; trying again", self._agent.name, error)
+                await asyncio.sleep(RETRY_EVERY)
         if not committed:
             self._from_latest = frozenset(partitions)
 
@@ -123,6 +124,10 @@ class Membership:
         await self._drain(mine)
         await self._committer.commit(self._settings.request_timeout)
         self._close(mine)
+
+    def reached(self) -> dict[TopicPartition, int]:
+        """The committable offsets of what is assigned, or else of what was last."""
+        return {tp: mine.window.committable for tp, mine in self.partitions.items()} or dict(self._left)
 
     def progressed(self) -> None:
         """A record was handled, or an output acknowledged."""
@@ -252,6 +257,7 @@ class Membership:
         for mine in partitions:
             if not mine.window.closed:
                 mine.window.closed = True
+                self._left[mine.partition] = mine.window.committable
                 self._lanes.close(mine.track, mine.running)
                 del self.partitions[mine.partition]
         self._slots.assigned = frozenset(self.partitions)

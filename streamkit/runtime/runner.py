@@ -21,6 +21,7 @@ from streamkit.runtime.membership import Membership
 from streamkit.runtime.pool import Pool
 from streamkit.runtime.publisher import OutputItem, Publisher, Route
 from streamkit.runtime.settlement import Settlement
+from streamkit.runtime.waiting import unless
 from streamkit.settings import Settings
 from streamkit.transport.base import Admin, LogRange, Transport
 
@@ -88,18 +89,16 @@ class Runner:
     async def run(self, partitions: int) -> None:
         """Raises the agent's failure. `partitions` of the topic are known to exist."""
         try:
-            await self._consumer.start()
-            if self.agent.sink is not None:
-                await self.publisher.start()
-            await self.membership.look_back([TopicPartition(self._topic, number) for number in range(partitions)])
+            await unless(self._stopping, self._connect(partitions))
             self._pool.start()
             async with asyncio.TaskGroup() as group:
                 engine = [
                     group.create_task(self._guarded(work))
                     for work in (self._intake.run(), self._committer.run(), self.publisher.run(), self._watch())
                 ]
-                self._consumer.subscribe([self._topic], self.membership)
-                await self._stopping.wait()
+                if not self._stopping.is_set():
+                    self._consumer.subscribe([self._topic], self.membership)
+                    await self._stopping.wait()
                 await self.membership.leave()
                 for task in engine:
                     task.cancel()
@@ -109,6 +108,12 @@ class Runner:
             await self._consumer.stop()
         if self._failure is not None:
             raise self._failure
+
+    async def _connect(self, partitions: int) -> None:
+        await self._consumer.start()
+        if self.agent.sink is not None:
+            await self.publisher.start()
+        await self.membership.look_back([TopicPartition(self._topic, number) for number in range(partitions)])
 
     def stop(self) -> None:
         """Begin the ordered end of `run`."""
@@ -207,9 +212,11 @@ class Runner:
         except TransportError:
             return
         if self._topic not in found:
-            committable = min((mine.window.committable for mine in self.membership.partitions.values()), default=0)
-            first = min((number for _, number in self.membership.partitions), default=0)
-            raise LostRange(self.agent.group, self._topic, first, committed=committable, start=None, end=None)
+            (_, first), offset = min(self.membership.reached().items(), default=((self._topic, 0), 0))
+            lost = LostRange(self.agent.group, self._topic, first, committed=offset, start=None, end=None)
+            if self.agent.on_gap == "stop":
+                raise lost
+            log.warning("%s", lost)  # it may be made anew
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         """Every failure ends the agent in order, and not by tearing down its task group."""

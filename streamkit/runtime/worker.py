@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from streamkit.runtime.delivery import check_open, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.publisher import OutputItem, Publisher, Route
 from streamkit.runtime.runner import Runner
+from streamkit.runtime.waiting import unless
 from streamkit.settings import Settings
 from streamkit.topic import PortHolder, Topic
 from streamkit.transport.base import Admin, LogRange, NewTopic, Refused, TopicInfo, Transport
@@ -93,8 +94,9 @@ class Worker:
             async with asyncio.TaskGroup() as background:
                 beat = background.create_task(self._beat())
                 try:
-                    if await self._unless_stopped(self._reach(admin)):
-                        await self._run_agents(admin)
+                    found = await unless(self._stopping, self._start(admin))
+                    if found is not None:
+                        await self._run_agents(admin, found)
                 except Exception as error:
                     self.fail(error)
                 finally:
@@ -106,8 +108,7 @@ class Worker:
         if self._failure is not None:
             raise self._failure
 
-    async def _run_agents(self, admin: Admin) -> None:
-        found = await self._check_topics(admin)
+    async def _run_agents(self, admin: Admin, found: Mapping[str, TopicInfo]) -> None:
         self._runners = [Runner(agent, self._settings, self._transport, admin, self._slots) for agent in self._agents]
         for publisher in (self._app.publisher, *(runner.publisher for runner in self._runners)):
             for name, info in found.items():
@@ -157,34 +158,36 @@ class Worker:
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, RETRY_LAST)
 
+    async def _start(self, admin: Admin) -> Mapping[str, TopicInfo]:
+        await self._reach(admin)
+        deadline = asyncio.get_running_loop().time() + self._settings.start_timeout
+        while True:
+            try:
+                return await self._check_topics(admin)
+            except Refused:
+                raise
+            except (TransportError, TimeoutError) as error:
+                reason = str(error) or "no answer"
+                if asyncio.get_running_loop().time() > deadline:
+                    raise TransportError(f"the topics could not be looked up: {reason}") from error
+                log.warning("looking up the topics: %s; trying again", reason)
+                await asyncio.sleep(RETRY_FIRST)
+
     async def _check_topics(self, admin: Admin) -> Mapping[str, TopicInfo]:
-        async with asyncio.timeout(self._settings.start_timeout):
-            found = await admin.topics(self._topics)
-            missing = [topic for name, topic in self._topics.items() if name not in found]
-            if not missing:
-                return found
-            if not self._create_topics or any(topic.partitions is None for topic in missing):
-                declared = {topic.name: (topic.partitions, topic.replication) for topic in missing}
-                raise MissingTopic(declared, ",".join(self._settings.brokers))
-            await admin.create_topics([_as_new(topic) for topic in missing])
-            log.info("created %s", ", ".join(topic.name for topic in missing))
+        found = await admin.topics(self._topics)
+        missing = [topic for name, topic in self._topics.items() if name not in found]
+        if not missing:
+            return found
+        if not self._create_topics or any(topic.partitions is None for topic in missing):
+            declared = {topic.name: (topic.partitions, topic.replication) for topic in missing}
+            raise MissingTopic(declared, ",".join(self._settings.brokers))
+        await admin.create_topics([_as_new(topic) for topic in missing])
+        log.info("created %s", ", ".join(topic.name for topic in missing))
+        async with asyncio.timeout(CREATED_WITHIN):
             while len(found) < len(self._topics):
                 await asyncio.sleep(0.1)
                 found = await admin.topics(self._topics)
-            return found
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Whether the work was done; False if the worker was stopped before."""
-        task = asyncio.ensure_future(work)
-        stopped = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if task.done():
-            task.result()
-            return True
-        task.cancel()
-        await asyncio.wait([task])
-        return False
+        return found
 
     # While it runs
 

@@ -356,3 +356,30 @@ async def test_everything_is_counted() -> None:
     assert sum(slots.duration_counts) == 5
     assert slots.commits_succeeded >= 2
     assert slots.commits_failed == 0
+
+
+@simulated
+async def test_a_handler_that_cancels_the_task_that_runs_it_and_goes_on_stops_the_agent() -> None:
+    world = World()
+    world.fill(["a"] * 3)
+
+    async def body(record: Record[str, bytes]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    working = Working(world, recording(world, body), world.settings)
+    assert await ended(working) is not None
+
+
+@simulated
+async def test_a_stop_does_not_wait_for_the_look_back() -> None:
+    world = World()
+    app = recording(world, start_from="latest")
+    working = Working(world, app, world.settings)
+    world.broker.faults.network.close()
+    await asyncio.sleep(1)
+    working.worker.stop()
+    started = asyncio.get_running_loop().time()
+    await ended(working)
+    assert asyncio.get_running_loop().time() - started < 30
