@@ -88,8 +88,9 @@ def translate(error: BaseException) -> TransportError:
 
 
 def describe(error: BaseException) -> str:
-    """The error's class and text; aiokafka's own text repeats the class in brackets."""
-    return str(error) or type(error).__name__
+    """The error's text, or its class; what aiokafka says of a bootstrap is its list of socket addresses."""
+    text = str(error) or type(error).__name__
+    return "none of them accepts a connection" if "Unable to bootstrap" in text else text
 
 
 @contextmanager
