@@ -17,7 +17,16 @@ from streamkit.runtime.committer import Committer
 from streamkit.runtime.delivery import AssignedPartition, Delivery
 from streamkit.runtime.emitter import Emitter
 from streamkit.settings import Settings
-from streamkit.transport.base import Admin, CommitRejected, CommittedOffset, Consumer, LogRange, Refused, TopicMissing
+from streamkit.transport.base import (
+    Admin,
+    CommitRejected,
+    CommittedOffset,
+    Consumer,
+    LogRange,
+    Refused,
+    TopicMissing,
+    Unreachable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -179,25 +188,52 @@ class Membership:
         self, partitions: Collection[TopicPartition], generation: int
     ) -> dict[TopicPartition, tuple[CommittedOffset, SkipList | None]]:
         committed = await self._consumer.committed(partitions) if partitions else {}
-        ranges = await self._admin.log_ranges(partitions)
+        ranges = await self._log_ranges(partitions)
         starts: dict[TopicPartition, tuple[CommittedOffset, SkipList | None]] = {}
         fresh: dict[TopicPartition, CommittedOffset] = {}
         for partition in partitions:
-            known, bounds = committed.get(partition), ranges[partition]
+            known, bounds = committed.get(partition), ranges.get(partition)
             start = self._start(partition, known, bounds)
             if start != known:
                 fresh[partition] = start
-            settled = decode(start.metadata, start.offset, bounds.end) if start.metadata else []
+            # Without the log's end the map cannot be checked: what it says is settled runs again.
+            settled = decode(start.metadata, start.offset, bounds.end) if start.metadata and bounds else []
             starts[partition] = start, SkipList(settled) if settled else None
         if fresh:
             # Before the first record runs: or a crash now, and "latest" would be another place the next time.
             await self._consumer.commit(fresh, generation)
         return starts
 
-    def _start(self, partition: TopicPartition, known: CommittedOffset | None, bounds: LogRange) -> CommittedOffset:
+    async def _log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
+        """Those that can be had soon: one partition without a leader must not keep the others from being read."""
+        # Twice at the most, and then a commit: no heartbeat is sent before this assignment is complete.
+        patience = min(self._settings.request_timeout, self._settings.session_timeout) / 4
+        try:
+            async with asyncio.timeout(patience):
+                return await self._admin.log_ranges(partitions)
+        except (Refused, TopicMissing):
+            raise
+        except (TransportError, TimeoutError):
+            log.warning("agent %s: not every partition has a leader that answers", self._agent.name)
+        async with asyncio.timeout(2 * patience):
+            each = await asyncio.gather(*(self._log_range(partition, patience) for partition in partitions))
+        return {partition: bounds for partition, bounds in zip(partitions, each, strict=True) if bounds is not None}
+
+    async def _log_range(self, partition: TopicPartition, patience: float) -> LogRange | None:
+        try:
+            async with asyncio.timeout(patience):
+                return (await self._admin.log_ranges([partition]))[partition]
+        except (TransportError, TimeoutError):
+            return None
+
+    def _start(
+        self, partition: TopicPartition, known: CommittedOffset | None, bounds: LogRange | None
+    ) -> CommittedOffset:
         if known is None:
+            if bounds is None:
+                raise Unreachable(f"{partition.topic}[{partition.partition}] has no leader that says where it begins")
             return CommittedOffset(bounds.end if partition in self._from_latest else bounds.start)
-        if known.offset < bounds.start:
+        if bounds is not None and known.offset < bounds.start:
             return CommittedOffset(self._after_gap(partition, known.offset, bounds))
         return known  # beyond the end: the fetch will tell, this end may only be that of an open transaction
 

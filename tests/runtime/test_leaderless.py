@@ -1,4 +1,4 @@
-"""What is known and not mended: each fails as it says. Strict, so that mending one shows here."""
+"""A partition that has no leader for a while."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from streamkit.transport.memory.admin import MemoryAdmin
 from tests.runtime.support import World, recording, simulated, until
 
 
-@pytest.mark.xfail(strict=True, reason="where to start is looked up for all partitions together, or not at all")
 @simulated
 async def test_a_partition_without_a_leader_does_not_keep_the_others_from_being_read(
     monkeypatch: pytest.MonkeyPatch,
