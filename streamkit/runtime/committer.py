@@ -12,7 +12,7 @@ from streamkit.errors import TransportError
 from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.delivery import AssignedPartition
-from streamkit.transport.base import CommitRejected, CommittedOffset, Consumer, MetadataTooLarge
+from streamkit.transport.base import CommittedOffset, Consumer, MetadataTooLarge, Refused
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +31,15 @@ class Committer:
         assigned: Callable[[], Iterable[AssignedPartition]],
         *,
         timeout: float,
+        refused: Callable[[Exception], None],
     ) -> None:
+        """`refused` is told when the broker will not take commits at all: the work would run again for ever."""
         self._consumer = consumer
         self._schedule = schedule
         self._slots = slots
         self._assigned = assigned
         self._timeout = timeout
+        self._refused = refused
         self._lock = asyncio.Lock()
         self._metadata_limit = METADATA_LIMIT
         self._changed = asyncio.Event()
@@ -77,8 +80,9 @@ class Committer:
                 return await self._with_shorter_metadata()
         except TimeoutError:
             self._failed("no answer")
-        except CommitRejected as error:
+        except Refused as error:
             self._failed(error)
+            self._refused(error)
         except TransportError as error:
             self._failed(error)
         return False

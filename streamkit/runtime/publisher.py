@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 
 import msgspec
@@ -49,6 +50,12 @@ class Route:
         self.pipes = [Pipe(self, number) for number in range(partitions)]
         self.limit = limit  # bytes of a batch, and so of a record
         self.slots = slots
+
+    def grow(self, partitions: int) -> None:
+        """The topic has this many partitions now; keys go where every other client sends them."""
+        if partitions > len(self.pipes):
+            self.pipes += [Pipe(self, number) for number in range(len(self.pipes), partitions)]
+            self.partitions = Partitioner(partitions)
 
 
 class Pipe:
@@ -137,6 +144,13 @@ class Publisher:
         largest = self._settings.max_request_size
         limit = min(largest, max_message_bytes or largest)
         self._routes[topic] = Route(topic, partitions, limit, self._slots.output(topic))
+
+    async def look_for_growth(self) -> None:
+        """Take in the partitions that the topics in use have got since."""
+        for route in self._routes.values():
+            if route.slots.acknowledged and self._connected:
+                with suppress(TransportError):
+                    route.grow(await self._producer.partition_count(route.topic))
 
     def put(
         self,

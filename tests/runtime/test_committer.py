@@ -19,7 +19,14 @@ from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.committer import METADATA_LIMIT, Committer
 from streamkit.runtime.delivery import AssignedPartition
-from streamkit.transport.base import CommitRejected, CommittedOffset, Consumer, MetadataTooLarge, Unreachable
+from streamkit.transport.base import (
+    CommitRejected,
+    CommittedOffset,
+    Consumer,
+    MetadataTooLarge,
+    Refused,
+    Unreachable,
+)
 from tests.runtime.support import GROUP, Working, World, recording, simulated, until
 
 IN = TopicPartition("in", 0)
@@ -59,13 +66,19 @@ class CommitLog:
 class Case:
     def __init__(self, *, partitions: int = 1, every_s: float = 1.0, records: int = 100) -> None:
         self.log = CommitLog()
+        self.refused: list[Exception] = []
         self.slots = AgentSlots("work", GROUP, ("in",), 1)
         self.partitions = [
             AssignedPartition(tp, Track(tp), CommittedOffset(0), None, cast(Any, None))
             for tp in (TopicPartition("in", number) for number in range(partitions))
         ]
         self.committer = Committer(
-            cast(Consumer, self.log), CommitSchedule(every_s, records), self.slots, lambda: self.partitions, timeout=3.0
+            cast(Consumer, self.log),
+            CommitSchedule(every_s, records),
+            self.slots,
+            lambda: self.partitions,
+            timeout=3.0,
+            refused=self.refused.append,
         )
         self.committer.generation = 1
         self.task = asyncio.ensure_future(self.committer.run())
@@ -365,3 +378,13 @@ async def test_commits_that_fail_at_the_broker_are_made_up_for(stored: bool) -> 
 
 def test_the_limit_is_that_of_kafka() -> None:
     assert METADATA_LIMIT == 4096
+
+
+@simulated
+async def test_commits_that_the_broker_will_not_take_at_all_are_told_and_other_failures_are_not() -> None:
+    case = Case()
+    case.log.failures = [TransportError("later"), Refused("not authorised")]
+    case.settle(0, read=1)
+    await asyncio.sleep(5)
+    assert [str(error) for error in case.refused] == ["not authorised"]
+    await case.end()

@@ -310,3 +310,17 @@ async def test_the_first_batch_is_sent_even_if_its_producer_cannot_connect_at_on
         world.broker.faults.network.open()
         await until(lambda: world.broker.records("out"))
         await working.stopped()
+
+
+@simulated
+async def test_keys_are_spread_over_the_partitions_that_a_sink_gets_while_the_worker_runs() -> None:
+    case = Copying(100, keys=50, out=2)
+    async with case.world.working(case.app):
+        await until(case.all_committed)
+        case.world.broker.add_partitions("out", 6)
+        await asyncio.sleep(case.world.settings.metadata_max_age + 1)
+        case.world.fill([f"k{number}" for number in range(200)])
+        case.records = 300
+        await until(case.all_committed)
+    logs = [case.world.broker.log(TopicPartition("out", number)) for number in range(6)]
+    assert all(log.range.end for log in logs)
