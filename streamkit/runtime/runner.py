@@ -28,7 +28,7 @@ from streamkit.transport.base import Admin, LogRange, Transport
 log = logging.getLogger(__name__)
 
 WATCH_EVERY = 0.25
-GONE_AFTER = 3.0  # a topic that is missing for this long is looked for; metadata may be wrong for a moment (R32)
+GONE_AFTER = 3.0  # as often a missing topic is looked for, not at once: metadata may be wrong for a moment (R32)
 
 
 class Runner:
@@ -210,6 +210,7 @@ class Runner:
             elif missing_since is None:
                 missing_since = loop.time()
             elif loop.time() - missing_since >= GONE_AFTER:
+                missing_since = loop.time()
                 await self._check_topic()
 
     async def _check_topic(self) -> None:

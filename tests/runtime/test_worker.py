@@ -6,9 +6,12 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from streamkit import App, Record
 from streamkit.errors import ConfigurationError, LostRange, MissingTopic, RecordFailed, TransportError
 from streamkit.record import TopicPartition
+from streamkit.runtime.runner import GONE_AFTER
 from streamkit.transport.base import Refused, Unreachable
 from tests.runtime.support import GROUP, Working, World, recording, simulated, until
 
@@ -300,6 +303,24 @@ async def test_a_topic_that_is_deleted_while_it_is_read_stops_the_worker() -> No
         assert error.topic == "in"
         assert "the topic is gone" in str(error)
         working.task = asyncio.ensure_future(asyncio.sleep(0))
+
+
+@simulated
+async def test_a_topic_that_is_deleted_and_made_anew_is_read_on_if_on_gap_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    world.fill(["a"])
+    async with world.working(recording(world, on_gap="earliest")):
+        await until(lambda: world.committed() == {0: 1})
+        world.broker.delete_topic("in")
+        await asyncio.sleep(100)
+        told = [message for message in caplog.messages if "the topic is gone" in message]
+        assert 1 < len(told) <= 100 / GONE_AFTER
+        world.broker.create_topic("in", partitions=1)
+        world.fill(["b"])
+        await until(lambda: world.committed() == {0: 1})
+    assert world.offsets_run == [0, 0]
 
 
 @simulated
