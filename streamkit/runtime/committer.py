@@ -12,7 +12,7 @@ from streamkit.errors import TransportError
 from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.delivery import AssignedPartition
-from streamkit.transport.base import CommittedOffset, Consumer, MetadataTooLarge, Refused
+from streamkit.transport.base import NO_GENERATION, CommittedOffset, Consumer, MetadataTooLarge, Refused
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Committer:
         self._metadata_limit = METADATA_LIMIT
         self._changed = asyncio.Event()
         self._asleep = False  # nothing is to be committed
-        self.generation = -1
+        self.generation = NO_GENERATION
 
     def settled(self, records: int) -> None:
         """Records have settled, or with 0 a committable offset has moved past markers."""
@@ -123,7 +123,7 @@ class Committer:
 
     def _failed(self, reason: object) -> None:
         self._slots.commits_failed += 1
-        log.warning("agent %s: commit failed, to be repeated: %s", self._slots.agent, reason)
+        log.warning("agent %s: commit failed: %s; what it held stays to be committed", self._slots.agent, reason)
 
     async def _due_early(self, wait: float) -> None:
         """Wait, but not longer than until enough records have settled."""

@@ -263,13 +263,13 @@ class Publisher:
         self._sent[future] = batch
         # R20: an idempotent producer never gives a batch up by itself.
         deadline = asyncio.get_running_loop().call_later(self._settings.send_timeout, self._overdue, future)
-        future.add_done_callback(lambda done: self._settled(done, pipe, deadline))
+        future.add_done_callback(lambda done: self._answered(done, pipe, deadline))
 
     def _overdue(self, future: asyncio.Future[object]) -> None:
         if not future.done():
             future.set_exception(TransportError(f"not acknowledged within {self._settings.send_timeout:g} s"))
 
-    def _settled(self, future: asyncio.Future[object], pipe: Pipe, deadline: asyncio.TimerHandle) -> None:
+    def _answered(self, future: asyncio.Future[object], pipe: Pipe, deadline: asyncio.TimerHandle) -> None:
         deadline.cancel()
         batch = self._sent.pop(future, None)
         if batch is None:
@@ -308,7 +308,11 @@ class Publisher:
 
     async def _recover(self) -> None:
         """Replace the producer and send again what it did not deliver, before anything newer."""
-        log.warning("an output was not delivered: %s; the producer is replaced and the output sent again", self._broken)
+        log.warning(
+            "a batch for %s was not delivered: %s; the producer is replaced and the batch sent again",
+            self._failed[0].pipe.route.topic,
+            self._broken,
+        )
         if self._sent:
             await asyncio.wait(self._sent, timeout=OUTCOME_TIMEOUT)
         unsure = list(self._sent.values())
@@ -379,6 +383,6 @@ class Publisher:
             try:
                 await self.start()
             except TransportError as error:
-                log.warning("no new producer yet: %s", error)
+                log.warning("a producer cannot be connected: %s; trying again", error)
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, LAST_BACKOFF)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -136,6 +136,8 @@ class Worker:
         try:
             await runner.run(found[topic.name].partitions)
         except Exception as error:
+            if isinstance(error, TransportError):  # which cannot know whose it is
+                error.add_note(f"This has stopped agent {runner.agent.name!r} of group {runner.agent.group!r}.")
             self.fail(error)
 
     # Start
@@ -169,7 +171,8 @@ class Worker:
             except (TransportError, TimeoutError) as error:
                 reason = str(error) or "no answer"
                 if asyncio.get_running_loop().time() > deadline:
-                    raise TransportError(f"the topics could not be looked up: {reason}") from error
+                    limit = f"{self._settings.start_timeout:g} s (start_timeout)"
+                    raise TransportError(f"the topics could not be looked up within {limit}: {reason}") from error
                 log.warning("looking up the topics: %s; trying again", reason)
                 await asyncio.sleep(RETRY_FIRST)
 
@@ -258,7 +261,9 @@ def rare_collections() -> Iterator[None]:
 class AppOutputs:
     """What is sent outside of handlers. It belongs to the app: flushed at stop, and a failure fails the worker."""
 
-    def __init__(self, transport: Transport, settings: Settings, slots: WorkerSlots, fail: Any) -> None:
+    def __init__(
+        self, transport: Transport, settings: Settings, slots: WorkerSlots, fail: Callable[[Exception], None]
+    ) -> None:
         self._fail = fail
         self._settings = settings
         self.publisher = Publisher(
@@ -276,7 +281,8 @@ class AppOutputs:
             async with asyncio.timeout(self._settings.drain_timeout):
                 await self.publisher.flush()
         except TimeoutError:
-            self._fail(TransportError("what was sent outside of handlers is not acknowledged"))
+            limit = f"{self._settings.drain_timeout:g} s (drain_timeout)"
+            self._fail(TransportError(f"what was sent outside of handlers is not acknowledged within {limit}"))
 
     def _rejected(self, item: OutputItem, route: Route, error: TransportError) -> None:
         self._fail(TransportError(f"a value sent to {route.topic!r} outside of handlers was refused: {error}"))
