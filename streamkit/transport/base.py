@@ -200,7 +200,7 @@ class Producer(Protocol):
         ...
 
     async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[object]:
-        """Queue the batch, waiting while an earlier one of the partition is queued; the future is its
+        """Queue the batch behind earlier ones of the partition, perhaps waiting for them; the future is its
         acknowledgement, and fails with RecordTooLarge, Refused or another TransportError."""
         ...
 

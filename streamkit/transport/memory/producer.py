@@ -43,7 +43,7 @@ class _Queued:
 
 
 class MemoryProducer:
-    """One batch of a partition is under way, and one more may be queued behind it, as with aiokafka."""
+    """One batch of a partition is under way, and one more may be queued behind it, as aiokafka has it."""
 
     def __init__(self, broker: MemoryBroker, settings: Settings) -> None:
         self._broker = broker

@@ -53,6 +53,13 @@ WORKAROUNDS = [
         "tests/runtime/test_publisher.py",
     ),
     (
+        "R31: a partition without a leader holds up the others",
+        PRODUCER,
+        "queue_without_waiting(producer, settings.send_timeout)",
+        "queue_without_waiting",
+        f"{PRODUCER_TESTS}a_sink_partition_without_a_leader_does_not_hold_up_the_outputs_of_the_others",
+    ),
+    (
         "R4: what waits behind a refused batch is sent",
         FAIL_STOP,
         "if failure is not None and accumulator._exception is None:",
