@@ -9,5 +9,5 @@ def lag_records(end: int, committed: int | None, log_start: int) -> int:
     `end` is the offset after the last readable record. What retention has removed is not counted: it will
     never be read. A group without a commit (`None`) is behind by the whole log.
     """
-    position = log_start if committed is None else max(committed, log_start)
-    return max(0, end - position)
+    reached = log_start if committed is None else max(committed, log_start)
+    return max(0, end - reached)

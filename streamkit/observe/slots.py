@@ -46,7 +46,7 @@ class AgentSlots:
         self.skipped = 0  # of them, settled before according to the offset map: not run again
         self.processed_success = 0
         self.processed_error = 0
-        self.processed_cancelled = 0  # by revoke or stop: they run again elsewhere
+        self.processed_cancelled = 0  # by revoke or stop: they run again, here or elsewhere
         self.duration_counts = [0] * (len(DURATION_BUCKETS) + 1)  # not cumulative
         self.duration_sum = 0.0  # seconds
         self.in_flight: Callable[[], int] = int  # read at scrape

@@ -55,7 +55,9 @@ class Events(Protocol):
         """Loop time until which records may be started."""
         ...
 
-    def failed(self, delivery: Delivery, stage: Stage, cause: BaseException, raw: bytes | None = None, /) -> None: ...
+    def failed(self, delivery: Delivery, stage: Stage, cause: BaseException, raw: bytes | None = None, /) -> None:
+        """The record is not handled and is never released; `raw` is what could not be decoded."""
+        ...
 
     def broken(self, error: Exception, /) -> None:
         """A task of the pool has died."""

@@ -25,6 +25,7 @@ UNKNOWN_TOPIC = 3
 TOPIC_ALREADY_EXISTS = 36
 MAX_MESSAGE_BYTES = "max.message.bytes"
 BROKER_DEFAULT = -1
+STOP_TIMEOUT = 2.0
 
 
 class KafkaAdmin:
@@ -106,13 +107,13 @@ class KafkaAdmin:
                 return await fetch_offsets(send, group, partitions)
 
     async def stop(self) -> None:
-        for client, connections in ((self._admin, "_client"), (self._reader, "_client")):
+        for client in (self._admin, self._reader):
             if client is None:
                 continue
             try:
-                await asyncio.wait_for(client.close() if client is self._admin else client.stop(), 2)
+                await asyncio.wait_for(client.close() if client is self._admin else client.stop(), STOP_TIMEOUT)
             except (TimeoutError, kafka.KafkaError):
-                await cut(getattr(client, connections))
+                await cut(client._client)
         self._admin = self._reader = None
 
     async def _message_limits(self, names: Collection[str]) -> dict[str, int]:

@@ -11,15 +11,12 @@ from weakref import WeakValueDictionary
 from streamkit.settings import Settings
 from streamkit.transport.base import Admin, Consumer, Producer
 from streamkit.transport.memory.admin import MemoryAdmin
-from streamkit.transport.memory.broker import Acknowledgement, CommitAttempt, MemoryBroker
+from streamkit.transport.memory.broker import MemoryBroker
 from streamkit.transport.memory.consumer import MemoryConsumer
 from streamkit.transport.memory.log import MemoryRecord
 from streamkit.transport.memory.producer import MemoryProducer
 
 __all__ = [
-    "SCHEME",
-    "Acknowledgement",
-    "CommitAttempt",
     "MemoryBroker",
     "MemoryConsumer",
     "MemoryProducer",
