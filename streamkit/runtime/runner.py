@@ -43,7 +43,6 @@ class Runner:
     ) -> None:
         self.agent = agent
         self._admin = admin
-        self._metadata_max_age = settings.metadata_max_age
         (self._topic,) = (topic.name for topic in agent.topics)
         self.slots: AgentSlots = slots.agent(agent.name, agent.group, (self._topic,), agent.concurrency)
         self._consumer = transport.consumer(agent.group)
@@ -194,15 +193,11 @@ class Runner:
         return asyncio.get_running_loop().time() < self._consumer.lease
 
     async def _watch(self) -> None:
-        """What no event tells: a lease that has run out or come back, a topic that is gone or has grown."""
+        """What no event tells: a lease that has run out or come back, a topic that is gone."""
         loop = asyncio.get_running_loop()
         missing_since: float | None = None
-        looked = loop.time()
         while True:
             await asyncio.sleep(WATCH_EVERY)
-            if loop.time() - looked >= self._metadata_max_age:
-                looked = loop.time()
-                await self.publisher.look_for_growth()
             if self.leased:
                 self._pool.wake(1)
             if self._consumer.partition_count(self._topic):

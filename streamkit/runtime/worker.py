@@ -110,14 +110,15 @@ class Worker:
 
     async def _run_agents(self, admin: Admin, found: Mapping[str, TopicInfo]) -> None:
         self._runners = [Runner(agent, self._settings, self._transport, admin, self._slots) for agent in self._agents]
-        for publisher in (self._app.publisher, *(runner.publisher for runner in self._runners)):
+        publishers = [self._app.publisher, *(runner.publisher for runner in self._runners)]
+        for publisher in publishers:
             for name, info in found.items():
                 publisher.add_route(name, info.partitions, info.max_message_bytes)
         self._port.current = SendToBrokers(self._app.emitter)
         async with asyncio.TaskGroup() as group:
             outputs = group.create_task(self._app.publisher.run())
             agents = [group.create_task(self._supervise(runner, found)) for runner in self._runners]
-            watch = group.create_task(self._watch(admin))
+            watches = [group.create_task(self._watch(admin)), group.create_task(self._follow_growth(publishers))]
             await self._stopping.wait()
             for runner in self._runners:
                 runner.stop()
@@ -127,7 +128,8 @@ class Worker:
             self._port.current = None
             await self._app.flush()
             outputs.cancel()
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
             await asyncio.wait([outputs])  # or it might just be connecting again
             await self._app.publisher.stop()
 
@@ -229,6 +231,13 @@ class Worker:
                 log.info("everything is settled; stopping")
                 self.stop()
                 return
+
+    async def _follow_growth(self, publishers: Sequence[Publisher]) -> None:
+        """Use the partitions that output topics get while the worker runs."""
+        while True:
+            await asyncio.sleep(self._settings.metadata_max_age)
+            for publisher in publishers:
+                await publisher.look_for_growth()
 
     async def _settled(self, admin: Admin) -> Mapping[TopicPartition, LogRange] | None:
         """What is assigned to all agents together; None unless it is settled to its end."""

@@ -268,6 +268,23 @@ async def test_when_an_agent_fails_the_others_drain_and_commit_and_its_failure_i
 
 
 @simulated
+async def test_sends_outside_of_handlers_use_the_partitions_that_a_topic_gets() -> None:
+    world = World()
+    app = App("test")
+    topic = app.topic("in", value=str)
+    async with world.working(app):
+        await until(lambda: app.port.current is not None)
+        await topic.send("v", key="first")
+        await until(lambda: world.broker.records("in"))
+        world.broker.add_partitions("in", 3)
+        await asyncio.sleep(world.settings.metadata_max_age + 1)
+        for number in range(30):
+            await topic.send("v", key=f"k{number}")
+        await until(lambda: len(world.broker.records("in")) == 31)
+    assert all(world.ends().values())
+
+
+@simulated
 async def test_a_worker_without_agents_only_sends() -> None:
     world = World()
     app = App("test")
