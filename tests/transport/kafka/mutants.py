@@ -7,8 +7,8 @@ FAIL_STOP = "streamkit/transport/kafka/fail_stop.py"
 PUBLISHER = "streamkit/runtime/publisher.py"
 OPTION = "retry_backoff_ms=100,"
 TESTS = "tests/transport/kafka/test_workarounds.py::test_"
-CONSUMER_TESTS = "tests/transport/kafka/test_review_consumer.py::test_"
-PRODUCER_TESTS = "tests/transport/kafka/test_review_producer.py::test_"
+CONSUMER_TESTS = "tests/transport/kafka/test_consumer.py::test_"
+PRODUCER_TESTS = "tests/transport/kafka/test_producer.py::test_"
 PAUSING = """unwanted = set(self._consumer.assignment()) - set(wanted)
             self._consumer.pause(*unwanted)
             self._consumer.resume(*(set(self._consumer.assignment()) - unwanted))
