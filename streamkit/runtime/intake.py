@@ -115,9 +115,6 @@ class Intake:
         if seen:
             records = records[seen:]
         self._slots.consumed[mine.partition.topic] += len(records)
-        if mine.skip is not None:
-            self._register_unless_settled(mine, records, sequence, mine.skip)
-            return
         lane_key = self._lane_key
         deliveries: list[Delivery] = []
         size = 0
@@ -127,32 +124,30 @@ class Intake:
             size += cost
             deliveries.append(Delivery(record, sequence, mine, cost, key))
             sequence += 1
+        mine.bytes += size
+        if mine.skip is not None:
+            deliveries = self._without_settled(mine, deliveries, mine.skip)
         if lane_key is not None:
             for delivery in deliveries:
                 delivery.lane = lane_key(delivery)
         self._lanes.put_all(mine.track, deliveries)
-        mine.bytes += size
 
-    def _register_unless_settled(
-        self, mine: AssignedPartition, records: Sequence[ConsumedRecord], sequence: int, skip: SkipList
-    ) -> None:
+    def _without_settled(
+        self, mine: AssignedPartition, deliveries: Sequence[Delivery], skip: SkipList
+    ) -> list[Delivery]:
         """After a restart: what the offset map says is settled moves the window and does not run again."""
-        lane_key = self._lane_key
-        for record in records:
-            if skip.settled(record.offset):
-                mine.window.settle(sequence)
-                self._slots.skipped += 1
+        left: list[Delivery] = []
+        for delivery in deliveries:
+            if skip.settled(delivery.record.offset):
+                mine.window.settle(delivery.sequence)
+                mine.bytes -= delivery.size
             else:
-                cost = RECORD_COST + len(record.value or b"") + len(record.key or b"")
-                mine.bytes += cost
-                delivery = Delivery(record, sequence, mine, cost, record.key)
-                if lane_key is not None:
-                    delivery.lane = lane_key(delivery)
-                self._lanes.put(mine.track, delivery)
-            sequence += 1
-        self._committer.settled(len(records))
+                left.append(delivery)
+        self._slots.skipped += len(deliveries) - len(left)
+        self._committer.settled(len(deliveries))
         if mine.window.next_offset >= skip.end:
             mine.skip = None
+        return left
 
     async def _rewind(self, batches: Mapping[TopicPartition, Sequence[ConsumedRecord]]) -> None:
         """A rebalance came between a poll and its records: they are not taken in, and must be fetched again.
