@@ -59,7 +59,7 @@ class Events(Protocol):
         """The record is not handled and is never released; `raw` is what could not be decoded."""
         ...
 
-    def broken(self, error: Exception, /) -> None:
+    def fail(self, error: Exception, /) -> None:
         """A task of the pool has died."""
         ...
 
@@ -134,10 +134,10 @@ class Pool:
         except asyncio.CancelledError:
             if self._ended:
                 raise
-            self._events.broken(RuntimeError("a handler has cancelled the task that runs it, and ended before that"))
+            self._events.fail(RuntimeError("a handler has cancelled the task that runs it, and ended before that"))
         except Exception as error:
             log.exception("agent %s: unexpected error in the engine", self._agent.name)
-            self._events.broken(error)
+            self._events.fail(error)
 
     async def _work(self) -> None:
         while not self._ended:

@@ -90,19 +90,8 @@ class Runner:
     async def run(self, partitions: int) -> None:
         """Raises the agent's failure. `partitions` of the topic are known to exist."""
         try:
-            await unless(self._stopping, self._connect(partitions))
-            self._pool.start()
-            async with asyncio.TaskGroup() as group:
-                engine = [
-                    group.create_task(self._guarded(work))
-                    for work in (self._intake.run(), self._committer.run(), self.publisher.run(), self._watch())
-                ]
-                if not self._stopping.is_set():
-                    self._consumer.subscribe([self._topic], self.membership)
-                    await self._stopping.wait()
-                await self.membership.leave()
-                for task in engine:
-                    task.cancel()
+            if await unless(self._stopping, self._connect(partitions)):
+                await self._work()
         finally:
             self.abandoned = await self._pool.end()
             await self.publisher.stop()
@@ -110,11 +99,27 @@ class Runner:
         if self._failure is not None:
             raise self._failure
 
-    async def _connect(self, partitions: int) -> None:
+    async def _connect(self, partitions: int) -> bool:
+        """True when that is done."""
         await self._consumer.start()
         if self.agent.sink is not None:
             await self.publisher.start()
         await self.membership.look_back([TopicPartition(self._topic, number) for number in range(partitions)])
+        return True
+
+    async def _work(self) -> None:
+        """From joining the group to leaving it."""
+        self._pool.start()
+        async with asyncio.TaskGroup() as group:
+            engine = [
+                group.create_task(self._guarded(work))
+                for work in (self._intake.run(), self._committer.run(), self.publisher.run(), self._watch())
+            ]
+            self._consumer.subscribe([self._topic], self.membership)
+            await self._stopping.wait()
+            await self.membership.leave()
+            for task in engine:
+                task.cancel()
 
     def stop(self) -> None:
         """Begin the ordered end of `run`."""
@@ -161,9 +166,6 @@ class Runner:
         )
         failure.__cause__ = cause
         self.fail(failure)
-
-    def broken(self, error: Exception) -> None:
-        self.fail(error)
 
     # Settling
 

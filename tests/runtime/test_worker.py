@@ -13,6 +13,7 @@ from streamkit.errors import ConfigurationError, LostRange, MissingTopic, Record
 from streamkit.record import TopicPartition
 from streamkit.runtime.runner import GONE_AFTER
 from streamkit.transport.base import Refused, Unreachable
+from streamkit.transport.memory.admin import MemoryAdmin
 from tests.runtime.support import GROUP, Working, World, recording, simulated, until
 
 IN = TopicPartition("in", 0)
@@ -411,13 +412,18 @@ async def test_a_handler_that_cancels_the_task_that_runs_it_and_goes_on_stops_th
 
 
 @simulated
-async def test_a_stop_does_not_wait_for_the_look_back() -> None:
+async def test_a_stop_does_not_wait_for_the_look_back(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
-    app = recording(world, start_from="latest")
-    working = Working(world, app, world.settings)
-    world.broker.faults.network.close()
-    await asyncio.sleep(1)
-    working.worker.stop()
+    looking = asyncio.Event()
+
+    async def hangs(*_: object) -> None:
+        looking.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(MemoryAdmin, "committed", hangs)
+    working = Working(world, recording(world, start_from="latest"), world.settings)
+    await looking.wait()
     started = asyncio.get_running_loop().time()
-    await ended(working)
-    assert asyncio.get_running_loop().time() - started < 30
+    working.worker.stop()
+    assert await ended(working) is None
+    assert asyncio.get_running_loop().time() - started < 2
