@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import signal
 from collections.abc import Callable
@@ -36,3 +37,10 @@ def take_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], end_
 
     for number in SIGNALS:
         signal.signal(number, handle)
+    # The interpreter puts the defaults back while it ends, and a signal that comes then would belie the exit code.
+    atexit.register(_ignore_signals)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

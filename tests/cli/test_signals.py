@@ -63,3 +63,26 @@ def test_what_never_ends_does_not_keep_the_process(tmp_path: Path, embedded: Emb
         ended = worker.finish()
     assert (ended.code, "stopped after" in ended.errors) == (0, True)
     assert made.committed("slow") == 0
+
+
+AT_THE_VERY_END = """
+import os, signal
+
+class Late:
+    def __del__(self, os=os, number=signal.SIGINT):
+        os.write(1, b"late")
+        os.kill(os.getpid(), number)
+
+late = Late()
+
+@app.agent(source)
+async def charge(order: dict) -> None: ...
+"""
+
+
+def test_a_signal_that_comes_while_the_interpreter_ends_changes_nothing(
+    tmp_path: Path, embedded: EmbeddedBroker
+) -> None:
+    made = program(tmp_path, embedded.brokers, AT_THE_VERY_END)
+    ended = made.run("--stop-when-idle", "100ms")
+    assert (ended.code, ended.output) == (0, "late")
