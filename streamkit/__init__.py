@@ -2,6 +2,7 @@
 
 from streamkit.agent import Agent
 from streamkit.app import App
+from streamkit.batch import Batch, BatchError
 from streamkit.codec import Codec
 from streamkit.errors import (
     ConfigurationError,
@@ -14,14 +15,18 @@ from streamkit.errors import (
     StreamkitError,
     TransportError,
     UsageError,
+    UserCodeFailed,
 )
-from streamkit.record import Headers, Output, Record, TopicPartition
+from streamkit.record import Headers, Output, Record, RecordMetadata, TopicPartition
 from streamkit.settings import Settings
+from streamkit.stream import Stream
 from streamkit.topic import Topic
 
 __all__ = [
     "Agent",
     "App",
+    "Batch",
+    "BatchError",
     "Codec",
     "ConfigurationError",
     "DeclarationError",
@@ -33,10 +38,13 @@ __all__ = [
     "Output",
     "Record",
     "RecordFailed",
+    "RecordMetadata",
     "Settings",
+    "Stream",
     "StreamkitError",
     "Topic",
     "TopicPartition",
     "TransportError",
     "UsageError",
+    "UserCodeFailed",
 ]

@@ -2,22 +2,36 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Any, TypeVar, final, overload
 
 from typing_extensions import TypeForm
 
-from streamkit.agent import Agent, OnGap, OrderBy, StartFrom, WithoutSink, WithRekeyedSink, WithSink
+from streamkit.agent import (
+    Agent,
+    OfBatches,
+    OfBatchesWithSink,
+    OnGap,
+    OrderBy,
+    StartFrom,
+    WithoutSink,
+    WithRekeyedSink,
+    WithSink,
+)
+from streamkit.batch import Batch
 from streamkit.checks import one_of, optional, positive, seconds, valid_name, valid_topic_name
 from streamkit.codec import Codec, codec_for, key_codec_for
 from streamkit.durations import Duration
 from streamkit.errors import DeclarationError
-from streamkit.record import Record
+from streamkit.record import UNSET, Record
 from streamkit.settings import Settings, SettingValue, check_app_settings
-from streamkit.shapes import Ends, check_shape, read_signature
+from streamkit.shapes import Ends, Shape, check_shape, read_signature
+from streamkit.timer import Timer
 from streamkit.topic import PortHolder, Topic
 
+T = TypeVar("T", bound=Callable[[], Awaitable[None]])
 K = TypeVar("K")
 V = TypeVar("V")
 O = TypeVar("O")  # noqa: E741
@@ -27,17 +41,40 @@ O = TypeVar("O")  # noqa: E741
 class App:
     """Topics and agents under one name.
 
+    `lifespan` is an async context manager around the work of a worker, called with the app: entered before the agents
+    begin and left after they have ended; what it yields is `app.state`. `on_error` is called with each error that stops
+    the worker and the record that it happened on, if any; it must not be async, and is for reporting: what it raises is
+    logged.
+
     `brokers` and any other setting of docs/settings.md may be given here; the environment and the command line win over
     them. Raises ConfigurationError for a setting that does not exist or has a bad value.
     """
 
-    def __init__(self, name: str, *, brokers: str | Sequence[str] | None = None, **settings: SettingValue) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        lifespan: Callable[["App"], AbstractAsyncContextManager[Any]] | None = None,
+        on_error: Callable[[BaseException, Record[Any, Any] | None], object] | None = None,
+        brokers: str | Sequence[str] | None = None,
+        **settings: SettingValue,
+    ) -> None:
         self.name = valid_name("app", name)
+        self.lifespan = optional(_valid_lifespan, "App, lifespan", lifespan)
+        self.on_error = optional(_valid_on_error, "App, on_error", on_error)
         self.given_settings: Mapping[str, SettingValue] = MappingProxyType({"brokers": brokers, **settings})
         check_app_settings(self.given_settings)
         self.port = PortHolder()
         self._topics: dict[str, Topic[Any, Any]] = {}
         self._agents: dict[str, Agent[Any, Any]] = {}
+        self._timers: dict[str, Timer] = {}
+
+    @property
+    def state(self) -> Any:
+        """What the lifespan has yielded. Raises RuntimeError while no worker runs in this process."""
+        if self.port.state is UNSET:
+            raise RuntimeError(f"app {self.name!r} has no state: no worker of it is running in this process")
+        return self.port.state
 
     @property
     def topics(self) -> Mapping[str, Topic[Any, Any]]:
@@ -48,6 +85,11 @@ class App:
     def agents(self) -> Mapping[str, Agent[Any, Any]]:
         """The declared agents by name."""
         return MappingProxyType(self._agents)
+
+    @property
+    def timers(self) -> Mapping[str, Timer]:
+        """The declared timers by name."""
+        return MappingProxyType(self._timers)
 
     def settings(self, command_line: Mapping[str, SettingValue], environ: Mapping[str, str]) -> Settings:
         """The settings of a worker of this app. Raises ConfigurationError; see `Settings.load`."""
@@ -119,15 +161,42 @@ class App:
         return known
 
     @overload
+    def agent(
+        self,
+        topic: Topic[K, V],
+        *topics: Topic[K, V],
+        batch: Batch,
+        sink: Topic[Any, O],
+        name: str | None = None,
+        group: str | None = None,
+        concurrency: int | None = None,
+        timeout: Duration | None = None,
+        start_from: StartFrom = "earliest",
+        on_gap: OnGap = "stop",
+    ) -> OfBatchesWithSink[K, V, O]: ...
+    @overload
+    def agent(
+        self,
+        topic: Topic[K, V],
+        *topics: Topic[K, V],
+        batch: Batch,
+        name: str | None = None,
+        group: str | None = None,
+        concurrency: int | None = None,
+        timeout: Duration | None = None,
+        start_from: StartFrom = "earliest",
+        on_gap: OnGap = "stop",
+    ) -> OfBatches[K, V]: ...
+    @overload
     def agent(  # pyright: ignore[reportOverlappingOverload]
         self,
         topic: Topic[K, V],
-        *,
+        *topics: Topic[K, V],
         sink: Topic[K, O],
         name: str | None = None,
         group: str | None = None,
-        concurrency: int = 1,
-        order_by: OrderBy | Callable[[Record[K, V]], Hashable] = "key",
+        concurrency: int | None = None,
+        order_by: OrderBy | Callable[[Record[K, V]], Hashable] | None = None,
         timeout: Duration | None = None,
         start_from: StartFrom = "earliest",
         on_gap: OnGap = "stop",
@@ -136,12 +205,12 @@ class App:
     def agent(
         self,
         topic: Topic[K, V],
-        *,
+        *topics: Topic[K, V],
         sink: Topic[Any, O],
         name: str | None = None,
         group: str | None = None,
-        concurrency: int = 1,
-        order_by: OrderBy | Callable[[Record[K, V]], Hashable] = "key",
+        concurrency: int | None = None,
+        order_by: OrderBy | Callable[[Record[K, V]], Hashable] | None = None,
         timeout: Duration | None = None,
         start_from: StartFrom = "earliest",
         on_gap: OnGap = "stop",
@@ -150,11 +219,11 @@ class App:
     def agent(
         self,
         topic: Topic[K, V],
-        *,
+        *topics: Topic[K, V],
         name: str | None = None,
         group: str | None = None,
-        concurrency: int = 1,
-        order_by: OrderBy | Callable[[Record[K, V]], Hashable] = "key",
+        concurrency: int | None = None,
+        order_by: OrderBy | Callable[[Record[K, V]], Hashable] | None = None,
         timeout: Duration | None = None,
         start_from: StartFrom = "earliest",
         on_gap: OnGap = "stop",
@@ -162,53 +231,87 @@ class App:
     def agent(
         self,
         topic: Topic[Any, Any],
-        *,
+        *topics: Topic[Any, Any],
         sink: Topic[Any, Any] | None = None,
+        batch: Batch | None = None,
         name: str | None = None,
         group: str | None = None,
-        concurrency: int = 1,
-        order_by: OrderBy | Callable[[Record[Any, Any]], Hashable] = "key",
+        concurrency: int | None = None,
+        order_by: OrderBy | Callable[[Record[Any, Any]], Hashable] | None = None,
         timeout: Duration | None = None,
         start_from: StartFrom = "earliest",
         on_gap: OnGap = "stop",
     ) -> Any:
         """Declare an agent: the decorated async function handles the topic's records.
 
-        It takes the value, or the whole `Record[K, V]`; what it returns (or yields, any number) goes to `sink` under
-        the record's key, None is not sent. Up to `concurrency` records are handled at a time, in order within a key, or
-        as `order_by` says: "key", "partition", "none", or a function of the record. A handler that takes longer than
-        `timeout` is cancelled and has failed. `start_from` counts when the group has never committed; `on_gap` says
-        what to do when records were lost before they were read. The group is `<app>.<agent>` unless given; the agent's
-        name is the function's unless given.
+        What it takes tells how it is called: the value; the whole `Record[K, V]`; with `batch=` a list of either; or a
+        `Stream` of either, a loop over the records of one partition, in which asking for the next one states that the
+        one before is handled. Several topics must have the same types; there is no order between them.
+
+        What it returns (or yields, any number) goes to `sink` under the record's key, None is not sent; a batch returns
+        an iterable of `Output`, which state their keys. Up to `concurrency` records or batches (default 1) are handled
+        at a time, in order within a key, or as `order_by` says: "key", "partition", "none", or a function of the
+        record. Batches and loops go by partition: neither applies to loops, and `order_by` does not to batches.
+
+        A handler that takes longer than `timeout` for a record or batch is cancelled and has failed. `start_from`
+        counts when the group has never committed; `on_gap` says what to do when records were lost before they were
+        read. The group is `<app>.<agent>` unless given; the agent's name is the function's unless given.
 
         Raises DeclarationError, naming agent and parameter, if handler and topics do not fit.
         """
-        _check_topic("topic", topic)
+        for each in (topic, *topics):
+            _check_topic("topic", each)
         if sink is not None:
             _check_topic("sink", sink)
+        if batch is not None and not isinstance(batch, Batch):
+            raise DeclarationError(
+                f'App.agent, batch: {batch!r} is not a Batch; write batch=Batch(500, within="200ms")'
+            )
         scope = sys._getframe(1).f_locals  # for types that are local to the place of the declaration
 
         def declare(handler: Callable[[Any], Any]) -> Agent[Any, Any]:
             agent_name = valid_name("agent", name or _handler_name(handler))
             label = f"agent {agent_name!r}"
-            ends = _ends(topic, sink)
             signature = read_signature(agent_name, handler, scope)
+            shape, item = check_shape(signature, _ends(topic, sink), batch=batch is not None)
+            _check_applies(label, shape, concurrency=concurrency, order_by=order_by)
             agent: Agent[Any, Any] = Agent(
                 name=agent_name,
                 group=valid_name(f"{label}, group", f"{self.name}.{agent_name}" if group is None else group),
-                topics=(self._own(f"{label}, topic", topic),),
+                topics=_of_one_type(label, [self._own(f"{label}, topic", each) for each in (topic, *topics)]),
                 sink=None if sink is None else self._own(f"{label}, sink", sink),
                 handler=handler,
-                shape=check_shape(signature, ends),
+                shape=shape,
+                item=item,
                 is_generator=signature.is_generator,
-                concurrency=positive(f"{label}, concurrency", concurrency),
-                order_by=_valid_order(label, order_by),
+                concurrency=positive(f"{label}, concurrency", 1 if concurrency is None else concurrency),
+                order_by=_valid_order(label, "key" if order_by is None else order_by),
+                batch=batch,
                 timeout=optional(seconds, f"{label}, timeout", timeout),
                 start_from=one_of(f"{label}, start_from", start_from, ("earliest", "latest")),
                 on_gap=one_of(f"{label}, on_gap", on_gap, ("stop", "earliest", "latest")),
             )
             self._register(agent)
             return agent
+
+        return declare
+
+    def timer(self, every: Duration, *, name: str | None = None) -> Callable[[T], T]:
+        """Declare a timer: the decorated async function, which takes nothing, is called `every` so often.
+
+        In each worker process, for the first time after `every`, and never while it still runs: what comes due
+        meanwhile is one call. When it raises, the worker stops. What it sends belongs to the app.
+        """
+        interval = seconds("App.timer", every)
+
+        def declare(function: T) -> T:
+            timer_name = valid_name("timer", name or _handler_name(function))
+            if timer_name in self._timers:
+                raise DeclarationError(
+                    f"timer {timer_name!r} is declared twice in app {self.name!r}; give one another name="
+                )
+            self._timers[timer_name] = Timer(timer_name, interval, _valid_timer(timer_name, function))
+            return function
 
         return declare
 
@@ -243,6 +346,59 @@ def _check_topic(parameter: str, topic: object) -> None:
 
 def _handler_name(handler: object) -> object:
     return getattr(handler, "__name__", None) or f"{type(handler).__name__} without a __name__; give name="
+
+
+def _check_applies(label: str, shape: Shape, **given: object) -> None:
+    unfit = {"loop": ("concurrency", "order_by"), "batch": ("order_by",)}.get(shape, ())
+    for parameter in unfit:
+        if given[parameter] is not None:
+            raise DeclarationError(f"{label}, {parameter}: does not apply to a {shape}, which goes by partition")
+
+
+def _of_one_type(label: str, topics: Sequence[Topic[Any, Any]]) -> tuple[Topic[Any, Any], ...]:
+    first, *others = topics
+    for place, other in enumerate(others, 1):
+        if other in topics[:place]:
+            raise DeclarationError(f"{label}, topic: {other!r} is given twice")
+        for name in ("key_type", "value_type", "codec"):
+            if getattr(other, name) != getattr(first, name):
+                raise DeclarationError(
+                    f"{label}, topic: the topics of an agent have one type; {other!r} differs from {first!r} in {name}"
+                )
+    return tuple(topics)
+
+
+def _valid_lifespan(label: str, lifespan: Any) -> Any:
+    if inspect.isasyncgenfunction(lifespan) or inspect.iscoroutinefunction(lifespan):
+        raise DeclarationError(f"{label}: decorate {_handler_name(lifespan)} with contextlib.asynccontextmanager")
+    if not callable(lifespan):
+        raise DeclarationError(
+            f"{label}: {lifespan!r} is not a function of the app that returns an async context manager"
+        )
+    return lifespan
+
+
+def _valid_on_error(label: str, on_error: Any) -> Any:
+    if not callable(on_error) or inspect.iscoroutinefunction(on_error):
+        raise DeclarationError(f"{label}: a plain function of the error and the record is needed, not {on_error!r}")
+    return on_error
+
+
+def _valid_timer(name: str, function: Any) -> Any:
+    if not inspect.iscoroutinefunction(function):
+        raise DeclarationError(
+            f"timer {name!r}: it is not async. Declare it with `async def`, and run what blocks with "
+            "`await asyncio.to_thread(...)`"
+        )
+    required = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    ]
+    if required:
+        raise DeclarationError(f"timer {name!r}: it is called without arguments, and {required[0]!r} would be missing")
+    return function
 
 
 def _ends(topic: Topic[Any, Any], sink: Topic[Any, Any] | None) -> Ends:

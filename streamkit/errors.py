@@ -90,8 +90,12 @@ class RecordFailed(StreamkitError):
         *,
         group: str | None = None,
         raw: bytes | None = None,
+        batch: int = 0,
     ) -> None:
-        """`raw` holds the bytes that could not be decoded, for the stages that decode."""
+        """`raw` holds the bytes that could not be decoded, for the stages that decode.
+
+        With `batch` it is not the record alone that failed, but so many consecutive ones, of which it is the first.
+        """
         self.agent = agent
         self.stage: Stage = stage
         self.topic = topic
@@ -101,7 +105,17 @@ class RecordFailed(StreamkitError):
         self.cause = cause
         self.group = group
         self.raw = raw
+        self.batch = batch
         super().__init__(_record_failed(self))
+
+
+class UserCodeFailed(StreamkitError):
+    """Code of the app raised where no record is to blame: a timer, the lifespan, a loop outside of its records."""
+
+    def __init__(self, what: str, cause: BaseException) -> None:
+        """`what` is the code, for example: the timer 'beat'."""
+        self.cause = cause
+        super().__init__(f"{what} raised {_named(cause)}")
 
 
 def hex_excerpt(data: bytes, limit: int = 32) -> str:
@@ -119,13 +133,25 @@ def _excerpt(text: str, limit: int) -> str:
 def _record_failed(failure: RecordFailed) -> str:
     where = f"{failure.topic}[{failure.partition}] offset {failure.offset}"
     key = "null" if failure.key is None else _excerpt(repr(failure.key), 80)
-    cause = _excerpt(f"{type(failure.cause).__qualname__}: {failure.cause}", 2_000)
-    lines = [f"agent {failure.agent!r} failed at stage {failure.stage} on {where}, key {key}: {cause}"]
+    what = f"a batch of {failure.batch} records from {where} on" if failure.batch else f"{where}, key {key}"
+    cause = _excerpt(_named(failure.cause), 2_000)
+    lines = [f"agent {failure.agent!r} failed at stage {failure.stage} on {what}: {cause}"]
     if failure.raw is not None:
         lines.append(f"The bytes: {hex_excerpt(failure.raw)}")
-    lines.append(f"{_ADVICE[failure.stage]} The record is not committed: the next start runs it again.")
-    lines.append(f"To pass over it, stop all workers of the group and run: {_skip_command(failure)}")
+    lines += getattr(failure.cause, "__notes__", ())
+    if failure.batch:
+        lines.append(
+            "Mend the handler, or raise BatchError({place: error}) to say which records failed. "
+            "Nothing of the batch is committed: the next start runs it again."
+        )
+    else:
+        lines.append(f"{_ADVICE[failure.stage]} The record is not committed: the next start runs it again.")
+        lines.append(f"To pass over it, stop all workers of the group and run: {_skip_command(failure)}")
     return "\n".join(lines)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__qualname__}: {error}" if str(error) else type(error).__qualname__
 
 
 _ADVICE: dict[Stage, str] = {

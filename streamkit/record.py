@@ -27,6 +27,14 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
+class RecordMetadata(NamedTuple):
+    """Where the brokers have stored a value."""
+
+    topic: str
+    partition: int
+    offset: int  # -1 if they had it already, from a first attempt whose answer was lost, and do not say where
+
+
 @final
 class Record(Generic[K_co, V_co]):
     """One record of a topic, decoded.

@@ -4,18 +4,21 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Never, NoReturn, get_args, get_origin
 
 from streamkit.errors import DeclarationError
 from streamkit.fits import NONE, describe, fits, members
 from streamkit.record import Output, Record
+from streamkit.stream import Stream
 
-Shape = Literal["value", "record"]
+Shape = Literal["value", "record", "batch", "loop"]
+Item = Literal["value", "record"]  # what a batch or a stream holds, or the handler takes
 
 EMPTY = inspect.Parameter.empty
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_LISTS = (list, Sequence, MutableSequence, Collection, Iterable)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -76,11 +79,20 @@ def read_signature(agent: str, handler: Callable[..., object], scope: Mapping[st
     return Signature(agent, parameter.name, asks, returns, is_generator)
 
 
-def check_shape(signature: Signature, ends: Ends) -> Shape:
-    """Whether the handler takes values or records. Raises DeclarationError if its types are not those of `ends`."""
-    shape = _check_parameter(signature, ends)
-    _check_result(signature, ends)
-    return shape
+def check_shape(signature: Signature, ends: Ends, *, batch: bool) -> tuple[Shape, Item]:
+    """What the handler takes: one value or record, a batch of them, or a stream of them.
+
+    Raises DeclarationError if its types are not those of `ends`, or if it does not fit `batch=`.
+    """
+    shape, asks = _asked(signature, batch)
+    item = _check_item(signature, ends, asks)
+    if shape == "batch":
+        _check_batch_result(signature, ends)
+    else:
+        _check_result(signature, ends)
+    if shape == "value" and item == "record":
+        return "record", item
+    return shape, item
 
 
 def _function(handler: Any) -> Any:
@@ -130,18 +142,40 @@ def _evaluate(annotation: Any, names: dict[str, Any], scope: Mapping[str, Any]) 
     return typing.get_type_hints(holder, names, dict(scope), include_extras=True)["hint"]
 
 
-def _check_parameter(signature: Signature, ends: Ends) -> Shape:
+def _asked(signature: Signature, batch: bool) -> tuple[Shape, object]:
+    """The shape, as far as one item does not tell, and the type of one item."""
     asks = signature.asks
+    if asks is Stream or get_origin(asks) is Stream:
+        if batch:
+            raise _wrong_asking(signature, "it asks for a Stream, to which batch= does not apply")
+        return "loop", next(iter(get_args(asks)), EMPTY)
+    if not batch:
+        return "value", asks
+    if asks is EMPTY or asks is Any:
+        return "batch", EMPTY
+    origin = get_origin(asks) or asks
+    if not isinstance(origin, type) or not issubclass(list, origin) or origin is object:
+        raise _wrong_asking(
+            signature, f"it asks for {describe(asks)}, but batch= passes a list: ask for Sequence[{describe(asks)}]"
+        )
+    return "batch", next(iter(get_args(asks)), EMPTY)
+
+
+def _wrong_asking(signature: Signature, problem: str) -> DeclarationError:
+    return DeclarationError(f"agent {signature.agent!r}, parameter {signature.parameter!r}: {problem}")
+
+
+def _check_item(signature: Signature, ends: Ends, asks: object) -> Item:
     if asks is Record or get_origin(asks) is Record:
-        _check_record(signature, ends)
+        _check_record(signature, ends, asks)
         return "record"
     if asks is not EMPTY and not fits(ends.value, asks):
         raise _wrong_parameter(signature, f"topic {ends.topic!r} holds {describe(ends.value)}", ends.value, asks)
     return "value"
 
 
-def _check_record(signature: Signature, ends: Ends) -> None:
-    if not (arguments := get_args(signature.asks)):
+def _check_record(signature: Signature, ends: Ends, asks: object) -> None:
+    if not (arguments := get_args(asks)):
         return
     key, value = arguments
     if not fits(ends.key, key):
@@ -154,10 +188,9 @@ def _wrong_parameter(signature: Signature, fact: str, given: object, asked: obje
     hint = ""
     if NONE in members(given) and NONE not in members(asked):
         hint = ". The value may be None (a tombstone), so the handler must take None as well"
-    return DeclarationError(
-        f"agent {signature.agent!r}, parameter {signature.parameter!r}: it asks for {describe(signature.asks)}, "
-        f"but {fact}{hint}"
-    )
+    elif get_origin(asked) in _LISTS and any(fits(given, item) for item in get_args(asked)):
+        hint = ". To get several at a time, declare batch=Batch(size, within=...)"
+    return _wrong_asking(signature, f"it asks for {describe(signature.asks)}, but {fact}{hint}")
 
 
 def _check_result(signature: Signature, ends: Ends) -> None:
@@ -167,6 +200,33 @@ def _check_result(signature: Signature, ends: Ends) -> None:
         return
     for member in members(_yielded(signature)):
         _check_returned(signature, member, ends)
+
+
+def _check_batch_result(signature: Signature, ends: Ends) -> None:
+    """A batch has many keys, so each output states its own."""
+    if signature.is_generator:
+        raise _wrong_result(signature, "it yields, but a batch is settled as a whole: return a list of Output")
+    if signature.returns is EMPTY:
+        return
+    for member in members(signature.returns):
+        if member in (Any, Never, NoReturn) or member is NONE:
+            continue
+        for item in members(_item_of(signature, member)):
+            if item is Output or get_origin(item) is Output:
+                _check_output(signature, item, ends)
+            elif item not in (Any, Never):
+                raise _wrong_result(
+                    signature,
+                    f"it returns {describe(member)}, but for a batch each output states its key: "
+                    f"return Iterable[Output[{describe(item)}]]",
+                )
+
+
+def _item_of(signature: Signature, member: object) -> object:
+    origin = get_origin(member) or member
+    if isinstance(origin, type) and issubclass(origin, Iterable) and origin not in (str, bytes, dict):
+        return next(iter(get_args(member)), Any)
+    raise _wrong_result(signature, f"it returns {describe(member)}, but a batch returns an Iterable of Output, or None")
 
 
 def _yielded(signature: Signature) -> object:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar, final
 
 from streamkit.codec import BoundCodec, Codec
-from streamkit.record import Headers
+from streamkit.record import UNSET, Headers, RecordMetadata
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,15 +27,26 @@ class SendPort(Protocol):
         timestamp: datetime | None,
     ) -> None: ...
 
+    async def send_and_wait(
+        self,
+        topic: Topic[Any, Any],
+        value: Any,
+        key: Any,
+        headers: Headers,
+        partition: int | None,
+        timestamp: datetime | None,
+    ) -> RecordMetadata: ...
+
 
 @final
 class PortHolder:
     """One per app, shared by its topics: they are declared before a worker exists."""
 
-    __slots__ = ("current",)
+    __slots__ = ("current", "state")
 
     def __init__(self) -> None:
         self.current: SendPort | None = None
+        self.state: object = UNSET  # what the app's lifespan has yielded
 
 
 @final
@@ -72,13 +83,32 @@ class Topic(Generic[K, V]):
 
         Raises EncodeError for a value or key of another type, and RuntimeError if no worker is running.
         """
+        await self._port().send(self, value, key, headers, partition, timestamp)
+
+    async def send_and_wait(
+        self,
+        value: V,
+        *,
+        key: K | None = None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp: datetime | None = None,
+    ) -> RecordMetadata:
+        """Send one value as `send` does, and wait until the brokers have acknowledged it; where it is stored.
+
+        Raises what `send` raises, and TransportError if the brokers refuse the value. That answers for it: a handler
+        that catches the error has handled its record.
+        """
+        return await self._port().send_and_wait(self, value, key, headers, partition, timestamp)
+
+    def _port(self) -> SendPort:
         port = self.app_port.current
         if port is None:
             raise RuntimeError(
                 f"cannot send to {self.name!r}: no worker is running in this process. "
-                "Topic.send works inside `streamkit worker` and `streamkit dev`."
+                "Topic.send works inside `streamkit worker`, `streamkit dev` and `app.test()`."
             )
-        await port.send(self, value, key, headers, partition, timestamp)
+        return port
 
     def __repr__(self) -> str:
         return f"Topic({self.name!r}, value={self.value_codec.type_name}, key={self.key_codec.type_name})"

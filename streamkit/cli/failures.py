@@ -14,7 +14,7 @@ from types import TracebackType
 import click
 
 import streamkit
-from streamkit.errors import RecordFailed, StreamkitError, UsageError
+from streamkit.errors import RecordFailed, StreamkitError, UsageError, UserCodeFailed
 
 log = logging.getLogger("streamkit")
 
@@ -73,7 +73,7 @@ def _message(error: Exception) -> str:
 
 
 def _traceback_of(error: Exception) -> str:
-    if isinstance(error, RecordFailed):
+    if isinstance(error, RecordFailed | UserCodeFailed):
         return users_traceback(error.cause, if_any=True)
     if isinstance(error, ImportFailed) and error.__cause__ is not None:
         return users_traceback(error.__cause__)

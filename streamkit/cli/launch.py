@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 from streamkit.agent import Agent
@@ -54,7 +55,18 @@ def launch(
     except ConfigurationError as error:
         report(error)
         return error.exit_code
-    worker = Worker(agents, topics, app.port, settings, transport, slots, create_topics=create_topics)
+    worker = Worker(
+        agents,
+        topics,
+        app.port,
+        settings,
+        transport,
+        slots,
+        create_topics=create_topics,
+        timers=app.timers.values(),
+        lifespan=None if app.lifespan is None else partial(app.lifespan, app),
+        on_error=app.on_error,
+    )
 
     def end_now(code: int) -> None:
         clean_up()

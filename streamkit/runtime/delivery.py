@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 
 from streamkit.core.flow import Load
-from streamkit.core.lanes import Track
 from streamkit.core.offset_map import SkipList
 from streamkit.core.offsets import OffsetWindow
-from streamkit.record import TopicPartition
+from streamkit.record import Headers, TopicPartition
 from streamkit.transport.base import CommittedOffset, ConsumedRecord
 
 if TYPE_CHECKING:
@@ -39,13 +38,13 @@ class AssignedPartition:
     def __init__(
         self,
         partition: TopicPartition,
-        track: Track[TopicPartition, Delivery],
+        track: Any,
         start: CommittedOffset,
         skip: SkipList | None,
         emitter: Emitter,
     ) -> None:
         self.partition = partition
-        self.track = track
+        self.track = track  # its part of the agent's lanes, or of its batches
         self.window = OffsetWindow(start.offset)
         self.committed = start  # what the group is known to have stored
         self.skip = skip  # settled before the last restart
@@ -61,9 +60,9 @@ class AssignedPartition:
         return Load(window.pending, window.size, self.bytes)
 
     @property
-    def running(self) -> Iterator[Delivery]:
-        """The records whose handlers have started; those that never wait are never seen here."""
-        return (flight.delivery for flight in self.flights)
+    def running(self) -> Iterator[Owner]:
+        """What has handlers that have started; those that never wait are never seen here."""
+        return (flight.owner for flight in self.flights)
 
     @property
     def quiet(self) -> bool:
@@ -71,6 +70,7 @@ class AssignedPartition:
         return not self.flights and not self.outputs
 
 
+@final
 class Delivery(msgspec.Struct, eq=False):
     """One record of one assignment. A Struct, because one is made for every record."""
 
@@ -85,14 +85,35 @@ class Delivery(msgspec.Struct, eq=False):
     handled: bool = False  # the handler has ended: it sends no more
     failed: bool = False  # never to be settled
 
+    @property
+    def headers(self) -> Headers:
+        return self.record.headers
+
+
+@final
+class Bundle(msgspec.Struct, eq=False):
+    """Records of one assignment that are handled and settled together: a batch; or none, for what a loop sends outside
+    of a record."""
+
+    deliveries: Sequence[Delivery]  # those of a batch that failed are taken out
+    partition: AssignedPartition
+    outputs: int = 0  # unacknowledged
+    handled: bool = False
+    failed: bool = False
+    headers: Headers = ()  # none of one record's go with what is made of many
+
+
+Owner = Delivery | Bundle
+"""What outputs belong to: it is settled when all of them are acknowledged."""
+
 
 class Flight:
     """A handler that is waiting for something."""
 
-    __slots__ = ("cancelled_by", "delivery", "task", "timer")
+    __slots__ = ("cancelled_by", "owner", "task", "timer")
 
-    def __init__(self, delivery: Delivery, task: asyncio.Task[None]) -> None:
-        self.delivery = delivery
+    def __init__(self, owner: Owner, task: asyncio.Task[None]) -> None:
+        self.owner = owner
         self.task = task
         self.timer: asyncio.TimerHandle | None = None
         # Why the framework cancelled it: a handler's own CancelledError is an ordinary failure.
@@ -104,15 +125,15 @@ class Flight:
             self.task.cancel()
 
 
-current: ContextVar[Delivery | None] = ContextVar("streamkit_delivery", default=None)
-"""The record being handled, in the context of its handler and of the tasks that it starts."""
+current: ContextVar[Owner | None] = ContextVar("streamkit_delivery", default=None)
+"""What is being handled, in the context of its handler and of the tasks that it starts."""
 
 
-def check_open(delivery: Delivery | None) -> None:
+def check_open(owner: Owner | None) -> None:
     """Raise RuntimeError if the record may no longer send."""
-    if delivery is None:
+    if owner is None:
         return
-    if delivery.handled:
+    if owner.handled:
         raise RuntimeError("this record's handler has ended: a task that outlives it cannot send for it")
-    if delivery.partition.window.closed:
+    if owner.partition.window.closed:
         raise RuntimeError("this record's partition now belongs to another worker, where the record runs again")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from streamkit.record import UNSET, Headers, Output
-from streamkit.runtime.delivery import Delivery, check_open
+from streamkit.record import UNSET, Headers, Output, RecordMetadata
+from streamkit.runtime.delivery import Bundle, Delivery, Owner, check_open
 from streamkit.runtime.invoke import SinkFailure
 from streamkit.runtime.publisher import Publisher
 from streamkit.topic import Topic
@@ -31,29 +32,34 @@ class Emitter:
         self._sink_name = "" if sink is None else sink.name
         self._wall = wall
 
-    def now(self, delivery: Delivery, output: object) -> None:
+    def now(self, owner: Owner, output: object) -> None:
         """Queue what a handler returned, under the record's raw key unless it says otherwise. Raises SinkFailure."""
-        if delivery.partition.window.closed:
+        if owner.partition.window.closed:
             return  # a late result: the record runs again where its partition is now
         try:
             if type(output) is Output:
-                self._emit_output(delivery, output)
+                self._emit_output(owner, output)
                 return
             if self._encode is None:
                 raise TypeError(f"the agent has no sink for the {type(output).__qualname__} it returned")
-            record = delivery.record
+            if type(owner) is Bundle:
+                raise TypeError(
+                    f"a {type(output).__qualname__} that belongs to no single record has no key to go under: "
+                    "make it an Output(value, key=...)"
+                )
+            record = owner.record
             headers = _propagated(record.headers) if record.headers else NO_HEADERS
             moment = int(self._wall() * 1000)
-            self._put(self._sink_name, record.key, self._encode(output), headers, moment, None, delivery)
+            self._put(self._sink_name, record.key, self._encode(output), headers, moment, None, owner)
         except Exception as error:
             raise SinkFailure from error
 
-    async def patiently(self, delivery: Delivery, output: object) -> None:
-        """Queue one output of a generator, when there is room. Raises SinkFailure, or RuntimeError if too late."""
+    async def patiently(self, owner: Owner, output: object) -> None:
+        """Queue one of many outputs, when there is room. Raises SinkFailure, or RuntimeError if too late."""
         while self.publisher.full:  # all who waited are woken, and one may fill it again
             await self.publisher.room()
-        check_open(delivery)
-        self.now(delivery, output)
+        check_open(owner)
+        self.now(owner, output)
 
     def send(
         self,
@@ -63,21 +69,24 @@ class Emitter:
         headers: Headers,
         partition: int | None,
         timestamp: datetime | None,
-        delivery: Delivery | None,
+        owner: Owner | None,
+        stored: asyncio.Future[RecordMetadata] | None = None,
     ) -> None:
         """Queue what `Topic.send` was given. Raises EncodeError, RecordTooLarge, TopicMissing."""
         raw_key = None if key is None else topic.key_codec.encode(key)
-        self._queue(topic, raw_key, value, headers, partition, timestamp, delivery)
+        self._queue(topic, raw_key, value, headers, partition, timestamp, owner, stored)
 
-    def _emit_output(self, delivery: Delivery, output: Output[Any]) -> None:
+    def _emit_output(self, owner: Owner, output: Output[Any]) -> None:
         topic = output.topic or self._sink
         if topic is None:
             raise TypeError("the agent has no sink, and the Output it returned names no topic")
-        if output.key is UNSET:
-            key = delivery.record.key
-        else:
+        if output.key is not UNSET:
             key = None if output.key is None else topic.key_codec.encode(output.key)
-        self._queue(topic, key, output.value, output.headers, None, None, delivery)
+        elif type(owner) is Delivery:
+            key = owner.record.key
+        else:
+            raise TypeError("an Output that belongs to no single record must state its key; key=None is the null key")
+        self._queue(topic, key, output.value, output.headers, None, None, owner)
 
     def _queue(
         self,
@@ -87,16 +96,17 @@ class Emitter:
         headers: Headers,
         partition: int | None,
         timestamp: datetime | None,
-        delivery: Delivery | None,
+        owner: Owner | None,
+        stored: asyncio.Future[RecordMetadata] | None = None,
     ) -> None:
         if not self.publisher.knows(topic.name):
             raise TopicMissing(topic.name)
         raw = topic.value_codec.encode(value)
         stated = list(headers)
-        if delivery is not None and delivery.record.headers:
-            stated += _propagated(delivery.record.headers, headers)
+        if owner is not None and owner.headers:
+            stated += _propagated(owner.headers, headers)
         moment = int((self._wall() if timestamp is None else timestamp.timestamp()) * 1000)
-        self.publisher.put(topic.name, key, raw, stated, moment, partition, delivery)
+        self.publisher.put(topic.name, key, raw, stated, moment, partition, owner, stored)
 
 
 def _propagated(incoming: Headers, given: Headers = ()) -> HeaderList:

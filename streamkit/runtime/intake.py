@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from streamkit.agent import Agent
 from streamkit.core.flow import Flow, FlowLimits, next_fetch
-from streamkit.core.lanes import Lanes
 from streamkit.core.offset_map import SkipList
 from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
@@ -31,6 +30,28 @@ WHOLE_PARTITION = True  # the lane of all records under order_by="partition"
 LaneKey = Callable[[Delivery], Hashable]
 
 
+class Work(Protocol):
+    """Where records wait for the handlers."""
+
+    @property
+    def enough(self) -> int:
+        """With more records than these waiting, no more need be read."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Records that could run now, were there tasks enough."""
+        ...
+
+    def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery], /) -> None: ...
+
+    def full(self, partition: TopicPartition, /) -> None:
+        """The partition gets no more records before some of those it has are settled."""
+        ...
+
+    def wake(self, tasks: int, /) -> None: ...
+
+
 class Undecodable(NamedTuple):
     """Stands in for the argument of a record that could not be decoded before its turn."""
 
@@ -46,24 +67,20 @@ class Intake:
         settings: Settings,
         consumer: Consumer,
         membership: Membership,
-        lanes: Lanes[TopicPartition, Delivery],
+        work: Work,
         committer: Committer,
         slots: AgentSlots,
-        *,
-        arrived: Callable[[], None],
     ) -> None:
-        """`arrived` is called when records have been put into the lanes."""
         self._consumer = consumer
         self._membership = membership
-        self._lanes = lanes
+        self._work = work
         self._committer = committer
         self._slots = slots
-        self._arrived = arrived
         self._flow: Flow[TopicPartition] = Flow(
             FlowLimits(settings.max_partition_unsettled, settings.window, settings.max_records, settings.max_bytes)
         )
         self._lane_key = lane_key(agent)
-        self._enough_ready = max(ENOUGH_READY, 2 * agent.concurrency)
+        self._enough_ready = max(ENOUGH_READY, work.enough)
         self.room = asyncio.Event()  # something has settled
         self.hungry = asyncio.Event()  # nothing is ready to run
 
@@ -75,8 +92,12 @@ class Intake:
             # Read before anything is computed from the assignment: there may be another one at any await.
             epoch = membership.epoch
             loads = {partition: mine.load for partition, mine in membership.partitions.items()}
-            wanted, at_most = next_fetch(self._flow.open(loads), POLL_RECORDS, wanted)
-            if wanted and self._lanes.ready_count > self._enough_ready:
+            rooms = self._flow.open(loads)
+            if len(rooms) < len(loads):
+                for partition in loads.keys() - rooms.keys():
+                    self._work.full(partition)
+            wanted, at_most = next_fetch(rooms, POLL_RECORDS, wanted)
+            if wanted and self._work.waiting > self._enough_ready:
                 # What is read ahead of the handlers only grows the working set; but a partition is never forgotten.
                 await self._until_hungry()
             if not wanted:
@@ -108,7 +129,7 @@ class Intake:
             if read_to > window.next_offset:  # past markers and holes, which are never delivered
                 window.reach(read_to)
                 self._committer.settled(0)
-        self._arrived()
+        self._work.wake(1)
 
     def _register(self, mine: AssignedPartition, records: Sequence[ConsumedRecord]) -> None:
         sequence, seen = mine.window.register_all([record.offset for record in records])
@@ -130,7 +151,7 @@ class Intake:
         if lane_key is not None:
             for delivery in deliveries:
                 delivery.lane = lane_key(delivery)
-        self._lanes.put_all(mine.track, deliveries)
+        self._work.put(mine, deliveries)
 
     def _without_settled(
         self, mine: AssignedPartition, deliveries: Sequence[Delivery], skip: SkipList
@@ -195,7 +216,7 @@ def lane_key(agent: Agent[Any, Any]) -> LaneKey | None:
         return lambda _delivery: WHOLE_PARTITION
     if not callable(order_by):
         return lambda _delivery: None
-    decode, shape, choose = record_decoder(agent), agent.shape, order_by
+    decode, item, choose = record_decoder(agent), agent.item, order_by
 
     def chosen(delivery: Delivery) -> Hashable:
         try:
@@ -205,7 +226,7 @@ def lane_key(agent: Agent[Any, Any]) -> LaneKey | None:
         except Exception as error:
             delivery.argument = Undecodable(error)
             return delivery.record.key
-        delivery.argument = record if shape == "record" else record.value
+        delivery.argument = record if item == "record" else record.value
         # Not mixed up with the raw key of a record for which the function failed.
         return ("order_by", key)
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import types
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from contextlib import aclosing
 from contextvars import Context
 from typing import Any, Final, Protocol
 
 from streamkit.agent import Agent
 from streamkit.record import Record
-from streamkit.runtime.delivery import Delivery, current
+from streamkit.runtime.delivery import Bundle, Delivery, Owner, current
+from streamkit.runtime.events import Events
+from streamkit.stream import Stream
 from streamkit.transport.base import ConsumedRecord
 
 Decode = Callable[[ConsumedRecord], Any]
+Emission = Callable[[], Owner]  # what an output belongs to that is made now
 ENDED: Final = object()
 
 
 class Emit(Protocol):
     """Where outputs go; both raise SinkFailure."""
 
-    def now(self, delivery: Delivery, output: object, /) -> None: ...
+    def now(self, owner: Owner, output: object, /) -> None: ...
 
-    async def patiently(self, delivery: Delivery, output: object, /) -> None:
+    async def patiently(self, owner: Owner, output: object, /) -> None:
         """Wait for room first."""
         ...
 
@@ -36,8 +39,8 @@ class SinkFailure(Exception):
 
 
 def argument_decoder(agent: Agent[Any, Any]) -> Decode:
-    """What the handler is called with, from the record as it lies in the log."""
-    return _value_decoder(agent) if agent.shape == "value" else record_decoder(agent)
+    """What the handler is called with, or one of what it gets, from the record as it lies in the log."""
+    return _value_decoder(agent) if agent.item == "value" else record_decoder(agent)
 
 
 def record_decoder(agent: Agent[Any, Any]) -> Callable[[ConsumedRecord], Record[Any, Any]]:
@@ -81,9 +84,9 @@ def coroutine_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[Any], Cor
     async def emitting(argument: Any) -> None:
         result = await handler(argument)
         if result is not None:
-            delivery = current.get()
-            assert delivery is not None
-            emit.now(delivery, result)
+            owner = current.get()
+            assert owner is not None
+            emit.now(owner, result)
 
     return emitting
 
@@ -92,18 +95,78 @@ def _yielding(
     handler: Callable[[Any], AsyncGenerator[Any, None]], emit: Emit
 ) -> Callable[[Any], Coroutine[Any, Any, None]]:
     async def drain(argument: Any) -> None:
-        delivery = current.get()
-        assert delivery is not None
+        owner = current.get()
+        assert owner is not None
         async with aclosing(handler(argument)) as outputs:
             async for output in outputs:
-                await emit.patiently(delivery, output)
+                await emit.patiently(owner, output)
 
     return drain
+
+
+def batch_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[list[Any]], Coroutine[Any, Any, None]]:
+    """The handler of batches, which emits what it returns. Raises as `coroutine_handler` does."""
+    handler: Callable[[list[Any]], Any] = agent.handler
+
+    async def emitting(items: list[Any]) -> None:
+        outputs = await handler(items)
+        if outputs is None:
+            return
+        bundle = current.get()
+        assert type(bundle) is Bundle
+        if not isinstance(outputs, Iterable):
+            kind = type(outputs).__qualname__
+            raise SinkFailure from TypeError(f"a batch handler returns an iterable of Output, or None; not {kind}")
+        for output in outputs:
+            await emit.patiently(bundle, output)
+
+    return emitting
+
+
+def loop_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[Stream[Any], Emission], Coroutine[Any, Any, None]]:
+    """The handler of a stream, which emits what it yields or returns. Raises as `coroutine_handler` does."""
+    handler: Callable[[Stream[Any]], Any] = agent.handler
+
+    async def yielding(stream: Stream[Any], owner: Emission) -> None:
+        async with aclosing(handler(stream)) as outputs:
+            async for output in outputs:
+                await emit.patiently(owner(), output)
+
+    async def returning(stream: Stream[Any], owner: Emission) -> None:
+        result = await handler(stream)
+        if result is not None:
+            await emit.patiently(owner(), result)
+
+    return yielding if agent.is_generator else returning
+
+
+def as_far_as_decodable(agent: Agent[Any, Any], record: ConsumedRecord) -> Record[Any, Any]:
+    """The record for those who report errors: what cannot be decoded of it as bytes."""
+    try:
+        return record_decoder(agent)(record)
+    except Exception:
+        raw = record.key, record.value, record.topic, record.partition, record.offset, record.timestamp
+        return Record(*raw, record.headers)
+
+
+def report_undecodable(events: Events, delivery: Delivery, error: Exception) -> None:
+    record = delivery.record
+    if isinstance(error, KeyUndecodable):
+        events.failed(delivery, "decode-key", error.__cause__ or error, record.key)
+    else:
+        events.failed(delivery, "decode-value", error, record.value)
 
 
 def _returns_nothing(handler: Callable[..., Any]) -> bool:
     """Whether it says so: what it returns all the same is dropped then, as Python does."""
     return getattr(handler, "__annotations__", {}).get("return", "") in (None, "None")
+
+
+async def drive(context: Context, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Await a coroutine in a context of its own, without a task of its own."""
+    waits_for = context.run(next, coroutine.__await__(), ENDED)
+    if waits_for is not ENDED:
+        await resume(context, coroutine, waits_for)
 
 
 @types.coroutine

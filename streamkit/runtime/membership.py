@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Protocol
 
 from streamkit.agent import Agent
-from streamkit.core.lanes import Lanes
 from streamkit.core.offset_map import SkipList, decode
 from streamkit.errors import LostRange, TransportError
 from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.committer import Committer
-from streamkit.runtime.delivery import AssignedPartition, Delivery
+from streamkit.runtime.delivery import AssignedPartition
 from streamkit.runtime.emitter import Emitter
 from streamkit.settings import Settings
 from streamkit.transport.base import (
@@ -34,6 +33,17 @@ RETRY_EVERY = 0.5
 CANCEL_GRACE = 1.0  # for cancelled handlers to end
 
 
+class Queue(Protocol):
+    """Where the records of the assigned partitions wait: lanes, or batches."""
+
+    def open(self, partition: TopicPartition, /) -> Any:
+        """The partition's part of it."""
+        ...
+
+    def halt(self, track: Any, running: Iterable[Any], /) -> None: ...
+    def close(self, track: Any, running: Iterable[Any], /) -> None: ...
+
+
 class Membership:
     """Told by the group of every change.
 
@@ -48,16 +58,20 @@ class Membership:
         settings: Settings,
         consumer: Consumer,
         admin: Admin,
-        lanes: Lanes[TopicPartition, Delivery],
+        queue: Queue,
         committer: Committer,
         emitter: Emitter,
         slots: AgentSlots,
+        *,
+        opened: Callable[[AssignedPartition], None],
     ) -> None:
+        """`opened` is told of each assigned partition."""
         self._agent = agent
         self._settings = settings
         self._consumer = consumer
         self._admin = admin
-        self._lanes = lanes
+        self._queue = queue
+        self._opened = opened
         self._committer = committer
         self._emitter = emitter
         self._slots = slots
@@ -251,8 +265,9 @@ class Membership:
         return bounds.start if self._agent.on_gap == "earliest" else bounds.end
 
     def _open(self, partition: TopicPartition, start: CommittedOffset, skip: SkipList | None) -> AssignedPartition:
-        track = self._lanes.open(partition)
+        track = self._queue.open(partition)
         mine = self.partitions[partition] = AssignedPartition(partition, track, start, skip, self._emitter)
+        self._opened(mine)
         return mine
 
     def _begin_anew(self, old: AssignedPartition, start: int) -> None:
@@ -265,7 +280,7 @@ class Membership:
     def _halt(self, partitions: Iterable[AssignedPartition]) -> None:
         for mine in partitions:
             if not mine.window.closed:
-                self._lanes.halt(mine.track, mine.running)
+                self._queue.halt(mine.track, mine.running)
 
     async def _drain(self, partitions: Collection[AssignedPartition]) -> None:
         if await self._until_quiet(partitions, self._settings.drain_timeout):
@@ -294,7 +309,7 @@ class Membership:
             if not mine.window.closed:
                 mine.window.closed = True
                 self._left[mine.partition] = mine.window.committable
-                self._lanes.close(mine.track, mine.running)
+                self._queue.close(mine.track, mine.running)
                 del self.partitions[mine.partition]
         self._slots.assigned = frozenset(self.partitions)
 

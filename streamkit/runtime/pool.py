@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextvars import Context, copy_context
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
 from streamkit.agent import Agent
 from streamkit.core.lanes import Lanes
-from streamkit.errors import Stage
 from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots
 from streamkit.record import TopicPartition
-from streamkit.runtime.delivery import Delivery, Flight, current
+from streamkit.runtime.crew import Crew
+from streamkit.runtime.delivery import AssignedPartition, Delivery, current
 from streamkit.runtime.emitter import Emitter
+from streamkit.runtime.events import Events
+from streamkit.runtime.flights import Landing, fly, note_late_error, too_late
 from streamkit.runtime.intake import Undecodable
 from streamkit.runtime.invoke import (
     ENDED,
-    KeyUndecodable,
     SinkFailure,
     argument_decoder,
     coroutine_handler,
+    report_undecodable,
     resume,
 )
-from streamkit.runtime.membership import CANCEL_GRACE
 from streamkit.runtime.settlement import Settlement
-
-log = logging.getLogger(__name__)
 
 SLICE = 0.005  # seconds that handlers that never wait may keep the loop
 FIRST_BUCKET = DURATION_BUCKETS[0]
@@ -47,31 +44,6 @@ class Waiting(NamedTuple):
     started: float
 
 
-class Events(Protocol):
-    """Who is told what happens in the pool."""
-
-    @property
-    def lease(self) -> float:
-        """Loop time until which records may be started."""
-        ...
-
-    def failed(self, delivery: Delivery, stage: Stage, cause: BaseException, raw: bytes | None = None, /) -> None:
-        """The record is not handled and is never released; `raw` is what could not be decoded."""
-        ...
-
-    def fail(self, error: Exception, /) -> None:
-        """A task of the pool has died."""
-        ...
-
-    def progressed(self) -> None:
-        """A handler that had to wait has ended."""
-        ...
-
-    def starved(self) -> None:
-        """Nothing is ready to run."""
-        ...
-
-
 class Pool:
     """`concurrency` tasks that take records from the lanes.
 
@@ -82,14 +54,13 @@ class Pool:
     def __init__(
         self,
         agent: Agent[Any, Any],
-        lanes: Lanes[TopicPartition, Delivery],
         emitter: Emitter,
         settlement: Settlement,
         slots: AgentSlots,
         events: Events,
     ) -> None:
         self._agent = agent
-        self._lanes = lanes
+        self.queue: Lanes[TopicPartition, Delivery] = Lanes()
         self._publisher = emitter.publisher
         self._settlement = settlement
         self._slots = slots
@@ -98,59 +69,50 @@ class Pool:
         self._decode = argument_decoder(agent)
         # The shortest way for the commonest case: a value that is there, for a handler that takes values.
         self._decode_value = agent.topics[0].value_codec.decode if agent.shape == "value" else None
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._ended = False  # a task whose handler took a cancellation for its own goes no further
+        self._crew = Crew(agent.name, events.fail)
+        self.enough = 2 * agent.concurrency
         self.in_flight = 0  # handlers that wait, those of closed partitions included
 
     def start(self) -> None:
-        # Not in a task group: it would wait for ever for a handler that ignores its cancellation.
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._guarded()) for _ in range(self._agent.concurrency)]
+        self._crew.start(self._work, self._agent.concurrency)
 
     async def end(self) -> int:
         """Cancel everything; how many handlers ignore that, and are abandoned."""
-        self._ended = True
-        for task in self._tasks:
-            task.cancel()
-        if not self._tasks:
-            return 0
-        _, stuck = await asyncio.wait(self._tasks, timeout=CANCEL_GRACE)
-        if stuck:
-            log.error("agent %s: %d handlers ignore their cancellation and are abandoned", self._agent.name, len(stuck))
-        return len(stuck)
+        return await self._crew.end()
 
     def wake(self, tasks: int) -> None:
-        idle = self._idle
-        while tasks and idle and self._lanes.ready:
-            ready = idle.popleft()
-            if not ready.done():
-                ready.set_result(None)
-                tasks -= 1
+        if self.queue.ready:
+            self._crew.wake(tasks)
 
-    async def _guarded(self) -> None:
-        try:
-            await self._work()
-        except asyncio.CancelledError:
-            if self._ended:
-                raise
-            self._events.fail(RuntimeError("a handler has cancelled the task that runs it, and ended before that"))
-        except Exception as error:
-            log.exception("agent %s: unexpected error in the engine", self._agent.name)
-            self._events.fail(error)
+    def opened(self, mine: AssignedPartition) -> None:
+        pass
+
+    def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
+        self.queue.put_all(mine.track, deliveries)
+
+    def full(self, partition: TopicPartition) -> None:
+        pass
+
+    @property
+    def ready(self) -> bool:
+        return self.queue.ready
+
+    @property
+    def waiting(self) -> int:
+        return self.queue.ready_count
 
     async def _work(self) -> None:
-        while not self._ended:
+        while not self._crew.ended:
             waiting = self._sprint()
             if waiting is not None:
                 self.wake(2)  # a handler that waits leaves the loop to others: more tasks join in
                 await self._finish_waiting(waiting)
             elif self._publisher.full:
                 await self._publisher.room()
-            elif self._lanes.ready and asyncio.get_running_loop().time() < self._events.lease:
+            elif self.queue.ready and asyncio.get_running_loop().time() < self._events.lease:
                 await asyncio.sleep(0)
             else:
-                await self._until_ready()
+                await self._crew.until_woken()
 
     def _sprint(self) -> Waiting | None:
         """Run records one after another until a handler waits, nothing is ready, or the slice is over.
@@ -158,7 +120,7 @@ class Pool:
         The hot path: everything it calls for a record that does not wait is a plain function.
         """
         clock = asyncio.get_running_loop().time
-        take, release, publisher = self._lanes.take, self._lanes.release, self._publisher
+        take, release, publisher = self.queue.take, self.queue.release, self._publisher
         handler, decode, plain = self._handler, self._decode, self._decode_value
         slots, counts = self._slots, self._slots.duration_counts
         started = begun = clock()
@@ -180,7 +142,7 @@ class Pool:
                     elif type(argument) is Undecodable:
                         raise argument.error
                 except Exception as error:
-                    self._undecodable(delivery, error)
+                    report_undecodable(self._events, delivery, error)
                     return None
                 current.set(delivery)
                 context = copy_context()
@@ -215,70 +177,44 @@ class Pool:
             slots.duration_sum += started - begun
             self._settlement.settle()
 
-    async def _until_ready(self) -> None:
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._idle.append(ready)
-        await ready
-
     async def _finish_waiting(self, waiting: Waiting) -> None:
         delivery, context, coroutine, waits_for, started = waiting
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
-        flight = Flight(delivery, task)
-        if self._agent.timeout is not None:
-            flight.timer = loop.call_at(started + self._agent.timeout, flight.cancel, "timeout")
-        delivery.partition.flights.add(flight)
+        limit = self._agent.timeout
         self.in_flight += 1
-        error: BaseException | None = None
         try:
-            await resume(context, coroutine, waits_for)
-        except (KeyboardInterrupt, GeneratorExit):  # the latter closes the task itself
-            raise
-        except BaseException as caught:
-            error = caught
+            rest = resume(context, coroutine, waits_for)
+            landing = await fly(delivery, rest, None if limit is None else started + limit)
         finally:
-            delivery.partition.flights.discard(flight)
             self.in_flight -= 1
-            if flight.timer is not None:
-                flight.timer.cancel()
-        self._observe(loop.time() - started)
-        if error is not None or flight.cancelled_by:
-            while task.uncancel():
-                pass
-        self._land(delivery, flight, error)
-
-    def _land(self, delivery: Delivery, flight: Flight, error: BaseException | None) -> None:
-        if delivery.failed:  # while it ran: an output was rejected
-            self._events.progressed()
-            return
-        if error is None:
-            self._handled(delivery)
-        elif delivery.partition.window.closed or flight.cancelled_by == "revoke":
-            self._given_up(delivery, error)
-        elif flight.cancelled_by == "timeout" and isinstance(error, asyncio.CancelledError):
-            limit = TimeoutError(f"not done within its timeout of {self._agent.timeout:g} s")
-            self._events.failed(delivery, "handle", limit)
-        else:
-            self._raised(delivery, error)
+        self._observe(asyncio.get_running_loop().time() - started)
+        match landing:
+            case Landing("handled"):
+                self._handled(delivery)
+            case Landing("given up", error):
+                self._given_up(delivery, error)
+            case Landing("late"):
+                self._events.failed(delivery, "handle", TimeoutError(too_late(limit)))
+            case Landing("raised", BaseException() as error):
+                self._raised(delivery, error)
+            case _:
+                self._events.progressed()
 
     def _handled(self, delivery: Delivery) -> None:
         """The handler has returned, its outputs are queued: the key goes on. A late result of a closed window only
         ends what blocked that key."""
         delivery.handled = True
-        self._lanes.release(delivery.partition.track, delivery)
+        self.queue.release(delivery.partition.track, delivery)
         self._slots.processed_success += 1
         if not delivery.outputs:
             self._settlement.note(delivery)
             self._settlement.soon()
         self._events.progressed()
 
-    def _given_up(self, delivery: Delivery, error: BaseException) -> None:
+    def _given_up(self, delivery: Delivery, error: BaseException | None) -> None:
         """Cancelled by a revoke or stop: not handled, not settled, to be run again by whoever has the partition."""
-        if not isinstance(error, asyncio.CancelledError):
-            log.warning("agent %s: a cancelled handler raised %r", self._agent.name, error)
+        note_late_error(self._agent.name, error)
         delivery.handled = True  # it sends no more
-        self._lanes.release(delivery.partition.track, delivery)
+        self.queue.release(delivery.partition.track, delivery)
         self._slots.processed_cancelled += 1
         self._events.progressed()
 
@@ -291,10 +227,3 @@ class Pool:
             self._events.failed(delivery, "sink", error.__cause__ or error)
         else:
             self._events.failed(delivery, "handle", error)
-
-    def _undecodable(self, delivery: Delivery, error: Exception) -> None:
-        record = delivery.record
-        if isinstance(error, KeyUndecodable):
-            self._events.failed(delivery, "decode-key", error.__cause__ or error, record.key)
-        else:
-            self._events.failed(delivery, "decode-value", error, record.value)

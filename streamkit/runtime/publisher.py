@@ -14,9 +14,18 @@ import msgspec
 from streamkit.core.partitioner import Partitioner
 from streamkit.errors import TransportError
 from streamkit.observe.slots import ProducedSlots, WorkerSlots
-from streamkit.runtime.delivery import Delivery
+from streamkit.record import RecordMetadata
+from streamkit.runtime.delivery import Owner
 from streamkit.settings import Settings
-from streamkit.transport.base import BatchBuilder, HeaderList, Producer, RecordTooLarge, Refused, TopicMissing
+from streamkit.transport.base import (
+    BatchBuilder,
+    HeaderList,
+    Producer,
+    RecordTooLarge,
+    Refused,
+    Stored,
+    TopicMissing,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +44,9 @@ class OutputItem(msgspec.Struct, frozen=True, eq=False, gc=False):
     value: bytes | None
     headers: HeaderList
     timestamp: int
-    owner: Delivery | None
+    owner: Owner | None
     size: int
+    stored: asyncio.Future[RecordMetadata] | None  # for a sender that waits
 
 
 class Route:
@@ -119,11 +129,12 @@ class Publisher:
         self._numbers = count()
         self._routes: dict[str, Route] = {}
         self._busy: dict[Pipe, None] = {}  # those with waiting batches, in the order in which they got the first
-        self._sent: dict[asyncio.Future[object], OutputBatch] = {}  # in the order of sending
+        self._sent: dict[asyncio.Future[Stored], OutputBatch] = {}  # in the order of sending
         self._failed: list[OutputBatch] = []
         self._broken: TransportError | None = None
         self._outstanding = 0  # bytes
         self._batches = 0  # not acknowledged
+        self._awaited = 0  # outputs that somebody waits for
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -160,9 +171,13 @@ class Publisher:
         headers: HeaderList,
         timestamp: int,
         partition: int | None,
-        owner: Delivery | None,
+        owner: Owner | None,
+        stored: asyncio.Future[RecordMetadata] | None = None,
     ) -> None:
-        """Queue one output. Raises RecordTooLarge, KeyError for an unknown topic, ValueError for no such partition."""
+        """Queue one output; `stored` is told what becomes of it.
+
+        Raises RecordTooLarge, KeyError for an unknown topic, ValueError for no such partition.
+        """
         route = self._routes[topic]
         size = (len(key) if key else 0) + (len(value) if value else 0) + RECORD_OVERHEAD
         if headers:
@@ -178,8 +193,10 @@ class Publisher:
             self._wake.set()
             batch = self._new_batch(pipe)
             batch.append(key=key, value=value, timestamp=timestamp, headers=headers)
-        batch.items.append(OutputItem(key, value, headers, timestamp, owner, size))
+        batch.items.append(OutputItem(key, value, headers, timestamp, owner, size, stored))
         batch.size += size
+        if stored is not None:
+            self._awaited += 1
         if owner is not None:
             owner.outputs += 1
             owner.partition.outputs += 1
@@ -265,11 +282,11 @@ class Publisher:
         deadline = asyncio.get_running_loop().call_later(self._settings.send_timeout, self._overdue, future)
         future.add_done_callback(lambda done: self._answered(done, pipe, deadline))
 
-    def _overdue(self, future: asyncio.Future[object]) -> None:
+    def _overdue(self, future: asyncio.Future[Stored]) -> None:
         if not future.done():
             future.set_exception(TransportError(f"not acknowledged within {self._settings.send_timeout:g} s"))
 
-    def _answered(self, future: asyncio.Future[object], pipe: Pipe, deadline: asyncio.TimerHandle) -> None:
+    def _answered(self, future: asyncio.Future[Stored], pipe: Pipe, deadline: asyncio.TimerHandle) -> None:
         deadline.cancel()
         batch = self._sent.pop(future, None)
         if batch is None:
@@ -278,17 +295,29 @@ class Publisher:
         error = None if not future.cancelled() else TransportError("the producer was closed")
         error = error or future.exception()  # type: ignore[assignment]
         if error is None:
-            self._acknowledge(batch.items, pipe.route, batch.size)
+            self._acknowledge(batch.items, pipe.route, pipe.partition, batch.size, future.result())
             self._close_batch()
         else:
             self._failed.append(batch)
             self._break(error if isinstance(error, TransportError) else TransportError(repr(error)))
         self._wake.set()
 
-    def _acknowledge(self, items: Sequence[OutputItem], route: Route, size: int) -> None:
+    def _acknowledge(
+        self, items: Sequence[OutputItem], route: Route, partition: int, size: int, stored: Stored
+    ) -> None:
         route.slots.acknowledged += len(items)
         self._forget(size)
+        if self._awaited:
+            self._tell(items, route.topic, partition, stored.offset)
         self._acknowledged(items)
+
+    def _tell(self, items: Sequence[OutputItem], topic: str, partition: int, first: int) -> None:
+        """Those who wait for their outputs learn where they are."""
+        for place, item in enumerate(items):
+            if item.stored is not None:
+                self._awaited -= 1
+                if not item.stored.done():
+                    item.stored.set_result(RecordMetadata(topic, partition, first + place if first >= 0 else first))
 
     def _forget(self, size: int) -> None:
         self._outstanding -= size
@@ -333,9 +362,9 @@ class Publisher:
         """Deliver or reject all of them, in order."""
         backoff = FIRST_BACKOFF
         while items:
-            error = await self._attempt(route, partition, items)
-            if error is None:
-                self._acknowledge(items, route, sum(item.size for item in items))
+            stored, error = await self._attempt(route, partition, items)
+            if stored is not None:
+                self._acknowledge(items, route, partition, sum(item.size for item in items), stored)
                 return
             await self._replace_producer()
             if isinstance(error, TopicMissing):
@@ -354,24 +383,32 @@ class Publisher:
                 self._reject(items[0], route, error)
                 return
 
-    async def _attempt(self, route: Route, partition: int, items: Sequence[OutputItem]) -> TransportError | None:
+    async def _attempt(
+        self, route: Route, partition: int, items: Sequence[OutputItem]
+    ) -> tuple[Stored, None] | tuple[None, TransportError]:
         builder = self._producer.batch(max(route.limit, self._settings.batch_size) + RECORD_OVERHEAD)
         for item in items:
             added = builder.append(key=item.key, value=item.value, timestamp=item.timestamp, headers=item.headers)
             if added is None:
-                return RecordTooLarge("does not fit into a batch")
+                return None, RecordTooLarge("does not fit into a batch")
         try:
             async with asyncio.timeout(self._settings.send_timeout):
-                await (await self._producer.send(builder, route.topic, partition))
+                return await (await self._producer.send(builder, route.topic, partition)), None
         except TransportError as error:
-            return error
+            return None, error
         except TimeoutError:
-            return TransportError(f"not acknowledged within {self._settings.send_timeout:g} s")
-        return None
+            return None, TransportError(f"not acknowledged within {self._settings.send_timeout:g} s")
 
     def _reject(self, item: OutputItem, route: Route, error: TransportError) -> None:
         route.slots.failed += 1
         self._forget(item.size)
+        if item.stored is not None:
+            self._awaited -= 1
+            if not item.stored.done():
+                # Who waits for it answers for it: as far as its record goes, this output is over.
+                item.stored.set_exception(error)
+                self._acknowledged((item,))
+                return
         self._rejected(item, route, error)
 
     async def _replace_producer(self) -> None:

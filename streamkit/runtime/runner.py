@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from streamkit.agent import Agent
 from streamkit.core.commits import CommitSchedule
-from streamkit.core.lanes import Lanes
-from streamkit.errors import LostRange, RecordFailed, Stage, StreamkitError, TransportError
+from streamkit.errors import LostRange, RecordFailed, Stage, StreamkitError, TransportError, UserCodeFailed
 from streamkit.observe.slots import AgentSlots, WorkerSlots
-from streamkit.record import TopicPartition
+from streamkit.record import Record, TopicPartition
+from streamkit.runtime.batch_pool import BatchPool
 from streamkit.runtime.committer import Committer
-from streamkit.runtime.delivery import Delivery
+from streamkit.runtime.delivery import AssignedPartition, Delivery, Owner
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.intake import Intake
+from streamkit.runtime.invoke import as_far_as_decodable
+from streamkit.runtime.loops import Loops
 from streamkit.runtime.membership import Membership
 from streamkit.runtime.pool import Pool
 from streamkit.runtime.publisher import OutputItem, Publisher, Route
 from streamkit.runtime.settlement import Settlement
 from streamkit.runtime.waiting import unless
 from streamkit.settings import Settings
+from streamkit.shapes import Shape
 from streamkit.transport.base import Admin, LogRange, Transport
 
 log = logging.getLogger(__name__)
 
+OnError = Callable[[BaseException, Record[Any, Any] | None], None]
+
 WATCH_EVERY = 0.25
 GONE_AFTER = 3.0  # as often a missing topic is looked for, not at once: metadata may be wrong for a moment (R32)
+
+
+_POOLS: dict[Shape, type[Pool | BatchPool | Loops]] = {
+    "value": Pool,
+    "record": Pool,
+    "batch": BatchPool,
+    "loop": Loops,
+}
 
 
 class Runner:
@@ -39,20 +52,26 @@ class Runner:
     """
 
     def __init__(
-        self, agent: Agent[Any, Any], settings: Settings, transport: Transport, admin: Admin, slots: WorkerSlots
+        self,
+        agent: Agent[Any, Any],
+        settings: Settings,
+        transport: Transport,
+        admin: Admin,
+        slots: WorkerSlots,
+        on_error: OnError | None = None,
     ) -> None:
         self.agent = agent
+        self._on_error = on_error
         self._admin = admin
-        (self._topic,) = (topic.name for topic in agent.topics)
-        self.slots: AgentSlots = slots.agent(agent.name, agent.group, (self._topic,), agent.concurrency)
+        self._topics = tuple(topic.name for topic in agent.topics)
+        self.slots: AgentSlots = slots.agent(agent.name, agent.group, self._topics, agent.concurrency)
         self._consumer = transport.consumer(agent.group)
-        self._lanes: Lanes[TopicPartition, Delivery] = Lanes()
-        self._settlement = Settlement(lambda: self.membership.partitions)
+        self._settlement = Settlement(self._assigned)
         self.publisher = Publisher(
             transport.producer,
             settings,
             slots,
-            nothing_ready=lambda: not self._lanes.ready,
+            nothing_ready=lambda: not self._pool.ready,
             acknowledged=self._settlement.acknowledged,
             rejected=self._rejected,
         )
@@ -65,20 +84,21 @@ class Runner:
             timeout=settings.request_timeout,
             refused=self.fail,
         )
-        self.membership = Membership(
-            agent, settings, self._consumer, admin, self._lanes, self._committer, self.emitter, self.slots
+        self._pool: Pool | BatchPool | Loops = _POOLS[agent.shape](
+            agent, self.emitter, self._settlement, self.slots, self
         )
-        self._pool = Pool(agent, self._lanes, self.emitter, self._settlement, self.slots, self)
-        self._intake = Intake(
+        self.membership = Membership(
             agent,
             settings,
             self._consumer,
-            self.membership,
-            self._lanes,
+            admin,
+            self._pool.queue,
             self._committer,
+            self.emitter,
             self.slots,
-            arrived=lambda: self._pool.wake(1),
+            opened=self._pool.opened,
         )
+        self._intake = Intake(agent, settings, self._consumer, self.membership, self._pool, self._committer, self.slots)
         self._settlement.on_settled = self._settled
         self._settlement.on_acknowledged = self.progressed = self.membership.progressed
         self.starved = self._intake.hungry.set
@@ -87,8 +107,8 @@ class Runner:
         self._failure: Exception | None = None
         self.abandoned = 0  # handlers that ignored their cancellation
 
-    async def run(self, partitions: int) -> None:
-        """Raises the agent's failure. `partitions` of the topic are known to exist."""
+    async def run(self, partitions: Collection[TopicPartition]) -> None:
+        """Raises the agent's failure. These partitions of its topics are known to exist."""
         try:
             if await unless(self._stopping, self._connect(partitions)):
                 await self._work()
@@ -99,12 +119,12 @@ class Runner:
         if self._failure is not None:
             raise self._failure
 
-    async def _connect(self, partitions: int) -> bool:
+    async def _connect(self, partitions: Collection[TopicPartition]) -> bool:
         """True when that is done."""
         await self._consumer.start()
         if self.agent.sink is not None:
             await self.publisher.start()
-        await self.membership.look_back([TopicPartition(self._topic, number) for number in range(partitions)])
+        await self.membership.look_back(partitions)
         return True
 
     async def _work(self) -> None:
@@ -115,7 +135,7 @@ class Runner:
                 group.create_task(self._guarded(work))
                 for work in (self._intake.run(), self._committer.run(), self.publisher.run(), self._watch())
             ]
-            self._consumer.subscribe([self._topic], self.membership)
+            self._consumer.subscribe(self._topics, self.membership)
             await self._stopping.wait()
             await self.membership.leave()
             for task in engine:
@@ -147,12 +167,16 @@ class Runner:
     def lease(self) -> float:
         return self._consumer.lease
 
-    def failed(self, delivery: Delivery, stage: Stage, cause: BaseException, raw: bytes | None = None) -> None:
-        """The record stays where it is: unsettled, and never released, so its key is blocked. The agent stops."""
-        record = delivery.record
-        delivery.handled = delivery.failed = True
+    def failed(self, owner: Owner, stage: Stage, cause: BaseException, raw: bytes | None = None, /) -> None:
+        """It stays where it is: unsettled, and never released, so its key is blocked. The agent stops."""
+        owner.handled = owner.failed = True
         self.progressed()
-        self.slots.processed_error += 1
+        records = [owner.record] if type(owner) is Delivery else [each.record for each in owner.deliveries]
+        if not records:  # of a loop, outside of its records
+            self.fail(UserCodeFailed(f"an output of agent {self.agent.name!r} outside of a record", cause))
+            return
+        self.slots.processed_error += len(records)
+        record = records[0]
         failure = RecordFailed(
             self.agent.name,
             stage,
@@ -163,11 +187,17 @@ class Runner:
             cause,
             group=self.agent.group,
             raw=raw,
+            batch=0 if type(owner) is Delivery else len(records),
         )
         failure.__cause__ = cause
+        if self._on_error is not None:
+            self._on_error(cause, as_far_as_decodable(self.agent, record))
         self.fail(failure)
 
     # Settling
+
+    def _assigned(self) -> Mapping[TopicPartition, AssignedPartition]:
+        return self.membership.partitions
 
     def _settled(self, records: int) -> None:
         self._committer.settled(records)
@@ -197,27 +227,27 @@ class Runner:
     async def _watch(self) -> None:
         """What no event tells: a lease that has run out or come back, a topic that is gone."""
         loop = asyncio.get_running_loop()
-        missing_since: float | None = None
+        missing_since: dict[str, float] = {}
         while True:
             await asyncio.sleep(WATCH_EVERY)
             if self.leased:
                 self._pool.wake(1)
-            if self._consumer.partition_count(self._topic):
-                missing_since = None
-            elif missing_since is None:
-                missing_since = loop.time()
-            elif loop.time() - missing_since >= GONE_AFTER:
-                missing_since = loop.time()
-                await self._check_topic()
+            for topic in self._topics:
+                if self._consumer.partition_count(topic):
+                    missing_since.pop(topic, None)
+                elif loop.time() - missing_since.setdefault(topic, loop.time()) >= GONE_AFTER:
+                    missing_since[topic] = loop.time()
+                    await self._check_topic(topic)
 
-    async def _check_topic(self) -> None:
+    async def _check_topic(self, topic: str) -> None:
         try:
-            found = await self._admin.topics([self._topic])
+            found = await self._admin.topics([topic])
         except TransportError:
             return
-        if self._topic not in found:
-            (_, first), offset = min(self.membership.reached().items(), default=((self._topic, 0), 0))
-            lost = LostRange(self.agent.group, self._topic, first, committed=offset, start=None, end=None)
+        if topic not in found:
+            reached = {tp.partition: offset for tp, offset in self.membership.reached().items() if tp.topic == topic}
+            first, offset = min(reached.items(), default=(0, 0))
+            lost = LostRange(self.agent.group, topic, first, committed=offset, start=None, end=None)
             if self.agent.on_gap == "stop":
                 raise lost
             log.warning("%s", lost)  # it may be made anew

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from streamkit.record import TopicPartition
-from streamkit.runtime.delivery import AssignedPartition, Delivery
+from streamkit.runtime.delivery import AssignedPartition, Bundle, Owner
 from streamkit.runtime.publisher import OutputItem
 
 
@@ -23,11 +23,12 @@ class Settlement:
         self.on_settled: Callable[[int], None] = lambda records: None
         self.on_acknowledged: Callable[[], None] = lambda: None
 
-    def note(self, delivery: Delivery) -> None:
-        """The record is handled and everything it sent is acknowledged."""
-        mine = delivery.partition
-        mine.settling.append(delivery.sequence)
-        mine.bytes -= delivery.size
+    def note(self, owner: Owner) -> None:
+        """It is handled, and everything it sent is acknowledged."""
+        mine = owner.partition
+        for delivery in owner.deliveries if type(owner) is Bundle else (owner,):
+            mine.settling.append(delivery.sequence)
+            mine.bytes -= delivery.size
 
     def acknowledged(self, items: Sequence[OutputItem]) -> None:
         """The brokers have these outputs."""
@@ -39,8 +40,11 @@ class Settlement:
             mine.outputs -= 1
             owner.outputs -= 1
             if not owner.outputs and owner.handled and not owner.failed:
-                mine.settling.append(owner.sequence)
-                mine.bytes -= owner.size
+                if type(owner) is Bundle:
+                    self.note(owner)
+                else:  # the commonest case, without a call
+                    mine.settling.append(owner.sequence)
+                    mine.bytes -= owner.size
         self.settle()
         self.on_acknowledged()
 

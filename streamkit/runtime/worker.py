@@ -6,20 +6,21 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
 from streamkit.agent import Agent
-from streamkit.errors import ConfigurationError, MissingTopic, TransportError
+from streamkit.errors import ConfigurationError, MissingTopic, RecordFailed, TransportError, UserCodeFailed
 from streamkit.observe.slots import WorkerSlots
-from streamkit.record import Headers, TopicPartition
-from streamkit.runtime.delivery import check_open, current
-from streamkit.runtime.emitter import Emitter
-from streamkit.runtime.publisher import OutputItem, Publisher, Route
-from streamkit.runtime.runner import Runner
+from streamkit.record import Record, TopicPartition
+from streamkit.runtime.app_outputs import AppOutputs, SendToBrokers
+from streamkit.runtime.lifespan import Lifespan
+from streamkit.runtime.publisher import Publisher
+from streamkit.runtime.runner import OnError, Runner
+from streamkit.runtime.timers import end_timers, run_timer
 from streamkit.runtime.waiting import unless
 from streamkit.settings import Settings
+from streamkit.timer import Timer
 from streamkit.topic import PortHolder, Topic
 from streamkit.transport.base import Admin, LogRange, NewTopic, Refused, TopicInfo, Transport
 
@@ -44,6 +45,9 @@ class Worker:
         slots: WorkerSlots,
         *,
         create_topics: bool = False,
+        timers: Collection[Timer] = (),
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+        on_error: OnError | None = None,
     ) -> None:
         """`topics` are those that must exist: of the agents, and others that are sent to."""
         self._agents = agents
@@ -53,8 +57,12 @@ class Worker:
         self._transport = transport
         self._slots = slots
         self._create_topics = create_topics
+        self._timers = timers
+        self._lifespan = Lifespan(lifespan, port, self.fail)
+        self._on_error = on_error
         self._runners: list[Runner] = []
         self._stopping = asyncio.Event()
+        self._begun = False
         self._failure: Exception | None = None
         self._app = AppOutputs(transport, settings, slots, self.fail)
 
@@ -65,8 +73,8 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Every agent has joined its group."""
-        return bool(self._runners) and all(runner.membership.joined for runner in self._runners)
+        """The app is there, and every agent has joined its group."""
+        return self._begun and all(runner.membership.joined for runner in self._runners)
 
     def stop(self) -> None:
         """Begin the ordered end of `run`: not ready, drain, commit, leave."""
@@ -77,6 +85,8 @@ class Worker:
 
     def fail(self, error: Exception) -> None:
         """Stop because of an error; the first one is raised by `run`."""
+        if not isinstance(error, RecordFailed):
+            self._report(error.cause if isinstance(error, UserCodeFailed) else error, None)
         if self._failure is None:
             self._failure = error
         else:
@@ -109,7 +119,10 @@ class Worker:
             raise self._failure
 
     async def _run_agents(self, admin: Admin, found: Mapping[str, TopicInfo]) -> None:
-        self._runners = [Runner(agent, self._settings, self._transport, admin, self._slots) for agent in self._agents]
+        report = self._report if self._on_error is not None else None
+        self._runners = [
+            Runner(agent, self._settings, self._transport, admin, self._slots, report) for agent in self._agents
+        ]
         publishers = [self._app.publisher, *(runner.publisher for runner in self._runners)]
         for publisher in publishers:
             for name, info in found.items():
@@ -117,30 +130,51 @@ class Worker:
         self._port.current = SendToBrokers(self._app.emitter)
         async with asyncio.TaskGroup() as group:
             outputs = group.create_task(self._app.publisher.run())
-            agents = [group.create_task(self._supervise(runner, found)) for runner in self._runners]
-            watches = [group.create_task(self._watch(admin)), group.create_task(self._follow_growth(publishers))]
-            await self._stopping.wait()
-            for runner in self._runners:
-                runner.stop()
-            if agents:  # a worker may have none, and only send
-                await asyncio.wait(agents)
+            if await self._lifespan.enter(self._stopping):
+                self._begun = True
+                watches = [group.create_task(self._watch(admin)), group.create_task(self._follow_growth(publishers))]
+                await self._until_stopped(group, found)
+                for watch in watches:
+                    watch.cancel()
+            await self._lifespan.leave(self._settings.drain_timeout)
             # What is sent from here on would never leave.
             self._port.current = None
             await self._app.flush()
             outputs.cancel()
-            for watch in watches:
-                watch.cancel()
             await asyncio.wait([outputs])  # or it might just be connecting again
             await self._app.publisher.stop()
 
+    async def _until_stopped(self, group: asyncio.TaskGroup, found: Mapping[str, TopicInfo]) -> None:
+        """Agents and timers, from their beginning to their end."""
+        agents = [group.create_task(self._supervise(runner, found)) for runner in self._runners]
+        timers = [group.create_task(run_timer(timer, self._stopping, self.fail)) for timer in self._timers]
+        await self._stopping.wait()
+        for runner in self._runners:
+            runner.stop()
+        if agents:  # a worker may have none, and only send
+            await asyncio.wait(agents)
+        await end_timers(timers, self._settings.drain_timeout)
+
     async def _supervise(self, runner: Runner, found: Mapping[str, TopicInfo]) -> None:
-        (topic,) = runner.agent.topics
+        partitions = [
+            TopicPartition(topic.name, number)
+            for topic in runner.agent.topics
+            for number in range(found[topic.name].partitions)
+        ]
         try:
-            await runner.run(found[topic.name].partitions)
+            await runner.run(partitions)
         except Exception as error:
             if isinstance(error, TransportError):  # which cannot know whose it is
                 error.add_note(f"This has stopped agent {runner.agent.name!r} of group {runner.agent.group!r}.")
             self.fail(error)
+
+    def _report(self, error: BaseException, record: Record[Any, Any] | None) -> None:
+        if self._on_error is None:
+            return
+        try:
+            self._on_error(error, record)
+        except Exception:
+            log.exception("on_error raised while it was told of %r", error)
 
     # Start
 
@@ -204,7 +238,7 @@ class Worker:
                 self._slots.state = "running"
                 self._slots.unready = ""
             elif self._slots.state == "starting" and self._runners:
-                self._slots.unready = "joining the groups"
+                self._slots.unready = "joining the groups" if self._begun else "beginning the app's lifespan"
             elif self._slots.state == "running":
                 cut_off = [runner.agent.name for runner in self._runners if not runner.leased]
                 self._slots.unready = f"out of touch with the group of {', '.join(cut_off)}" if cut_off else ""
@@ -265,60 +299,6 @@ def rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-class AppOutputs:
-    """What is sent outside of handlers. It belongs to the app: flushed at stop, and a failure fails the worker."""
-
-    def __init__(
-        self, transport: Transport, settings: Settings, slots: WorkerSlots, fail: Callable[[Exception], None]
-    ) -> None:
-        self._fail = fail
-        self._settings = settings
-        self.publisher = Publisher(
-            transport.producer,
-            settings,
-            slots,
-            nothing_ready=lambda: True,
-            acknowledged=lambda items: None,
-            rejected=self._rejected,
-        )
-        self.emitter = Emitter(self.publisher, None)
-
-    async def flush(self) -> None:
-        try:
-            async with asyncio.timeout(self._settings.drain_timeout):
-                await self.publisher.flush()
-        except TimeoutError:
-            limit = f"{self._settings.drain_timeout:g} s (drain_timeout)"
-            self._fail(TransportError(f"what was sent outside of handlers is not acknowledged within {limit}"))
-
-    def _rejected(self, item: OutputItem, route: Route, error: TransportError) -> None:
-        self._fail(TransportError(f"a value sent to {route.topic!r} outside of handlers was refused: {error}"))
-
-
-class SendToBrokers:
-    """The port of `Topic.send` in a running worker."""
-
-    def __init__(self, app: Emitter) -> None:
-        self._app = app
-
-    async def send(
-        self,
-        topic: Topic[Any, Any],
-        value: Any,
-        key: Any,
-        headers: Headers,
-        partition: int | None,
-        timestamp: datetime | None,
-    ) -> None:
-        delivery = current.get()
-        emitter = self._app if delivery is None else delivery.partition.emitter
-        check_open(delivery)
-        while emitter.publisher.full:  # all who waited are woken, and one may fill it again
-            await emitter.publisher.room()
-            check_open(delivery)
-        emitter.send(topic, value, key, headers, partition, timestamp, delivery)
 
 
 def _as_new(topic: Topic[Any, Any]) -> NewTopic:

@@ -180,6 +180,15 @@ class Consumer(Protocol):
         ...
 
 
+class Stored(Protocol):
+    """The acknowledgement of a batch."""
+
+    @property
+    def offset(self) -> int:
+        """Of the batch's first record; -1 if the brokers had the batch already and do not say."""
+        ...
+
+
 class BatchBuilder(Protocol):
     def append(self, *, key: bytes | None, value: bytes | None, timestamp: int, headers: HeaderList) -> object | None:
         """Add a record; None when it does not fit any more (never for the first)."""
@@ -199,7 +208,7 @@ class Producer(Protocol):
         """An empty batch of at most `limit` bytes."""
         ...
 
-    async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[object]:
+    async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[Stored]:
         """Queue the batch behind earlier ones of the partition, perhaps waiting for them; the future is its
         acknowledgement, and fails with RecordTooLarge, Refused or another TransportError."""
         ...

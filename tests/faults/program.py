@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from streamkit import App, Record
 from streamkit.errors import TransportError
@@ -26,7 +27,7 @@ from streamkit.transport.kafka import KafkaTransport
 from streamkit.transport.kafka.consumer import KafkaConsumer
 from tests.faults.ledger import Committed, LedgerFile, Offsets
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "session_timeout": "6s",
     "heartbeat_interval": "1s",
     "request_timeout": "4s",

@@ -28,7 +28,7 @@ from streamkit.transport.kafka.admin import KafkaAdmin
 POLL_EVERY = 0.02
 STOP_SECONDS = 30.0
 
-QUICK_GROUP = {
+QUICK_GROUP: dict[str, Any] = {
     "session_timeout": "2s",
     "heartbeat_interval": "300ms",
     "request_timeout": "1900ms",

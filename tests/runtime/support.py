@@ -171,7 +171,18 @@ class Working:
         self.slots = WorkerSlots("test")
         self.transport = JudgedTransport(world, settings)
         agents, topics = list(app.agents.values()), list(app.topics.values())
-        self.worker = Worker(agents, topics, app.port, settings, self.transport, self.slots, **options)
+        self.worker = Worker(
+            agents,
+            topics,
+            app.port,
+            settings,
+            self.transport,
+            self.slots,
+            timers=app.timers.values(),
+            lifespan=None if app.lifespan is None else functools.partial(app.lifespan, app),
+            on_error=app.on_error,
+            **options,
+        )
         self.task = asyncio.ensure_future(self.worker.run())
 
     @property
@@ -201,6 +212,11 @@ class Working:
         """Stop it, and wait until it has ended; raises its failure."""
         self.worker.stop()
         await self.task
+
+
+def rebalance(working: Working) -> None:
+    """Make the group rebalance: all partitions of the worker go, and come back or go elsewhere."""
+    working.consumer._rejoin.set()
 
 
 class JudgedTransport(MemoryTransport):

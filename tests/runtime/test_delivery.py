@@ -56,7 +56,7 @@ async def test_a_partition_is_quiet_when_nothing_runs_and_nothing_is_unacknowled
     flight = Flight(delivery(), task)
     mine.flights.add(flight)
     assert not mine.quiet
-    assert list(mine.running) == [flight.delivery]
+    assert list(mine.running) == [flight.owner]
     mine.flights.clear()
     mine.outputs = 1
     assert not mine.quiet

@@ -10,17 +10,13 @@ from typing import Any
 import pytest
 
 from streamkit import Record
+from streamkit.core.lanes import Lanes
 from streamkit.errors import LostRange
 from streamkit.record import TopicPartition
 from streamkit.transport.base import CommittedOffset, Unreachable
-from tests.runtime.support import GROUP, Working, World, recording, simulated, until
+from tests.runtime.support import GROUP, Working, World, rebalance, recording, simulated, until
 
 IN = TopicPartition("in", 0)
-
-
-def rebalance(working: Working) -> None:
-    """Make the group rebalance: all partitions of the worker go, and come back or go elsewhere."""
-    working.consumer._rejoin.set()
 
 
 async def rebalanced(working: Working) -> None:
@@ -552,7 +548,8 @@ async def test_nothing_is_left_of_10000_rebalances() -> None:
                 deaf.let_go.set()
         await until(lambda: everything_done(world))
         await until(lambda: world.committed() == world.ends())
-        lanes = working.runner._lanes
+        lanes = working.runner._pool.queue
+        assert isinstance(lanes, Lanes)
         assert (lanes.orphans, lanes.ready_count, len(lanes._tracks), lanes._blocked) == (0, 0, 2, {})
         assert all(not track.tails for track in lanes._tracks.values())
         assert len(working.runner.membership.partitions) == 2

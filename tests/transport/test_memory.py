@@ -26,6 +26,7 @@ from streamkit.transport.base import (
     CommittedOffset,
     MetadataTooLarge,
     RecordTooLarge,
+    Stored,
     TopicMissing,
     Unreachable,
 )
@@ -87,7 +88,7 @@ async def joined(broker: MemoryBroker, settings: Settings = SETTINGS) -> tuple[M
 
 async def send(
     producer: MemoryProducer, value: bytes = b"v", partition: TopicPartition = FIRST
-) -> asyncio.Future[object]:
+) -> asyncio.Future[Stored]:
     batch = producer.batch(1000)
     batch.append(key=None, value=value, timestamp=1, headers=[])
     return await producer.send(batch, *partition)
@@ -238,7 +239,8 @@ def test_held_acknowledgements_come_when_they_are_released() -> None:
         assert not acknowledged.done()
         assert values(broker) == [b"v"]
         broker.faults.acknowledgements.open()
-        assert await acknowledged == ("t", 0, 0, 1)
+        stored: object = await acknowledged
+        assert stored == ("t", 0, 0, 1)
 
     run(main())
 

@@ -11,7 +11,7 @@ from aiokafka import errors as kafka
 from aiokafka.producer.message_accumulator import BatchBuilder as KafkaBatchBuilder
 
 from streamkit.settings import Settings
-from streamkit.transport.base import BatchBuilder, TopicMissing
+from streamkit.transport.base import BatchBuilder, Stored, TopicMissing
 from streamkit.transport.kafka.client import client_options, cut
 from streamkit.transport.kafka.fail_stop import queue_without_waiting, stop_at_first_failure
 from streamkit.transport.kafka.failures import translate, translated
@@ -67,7 +67,7 @@ class KafkaProducer:
         builder: BatchBuilder = KafkaBatchBuilder(limit, self._compression)
         return builder
 
-    async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[object]:
+    async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[Stored]:
         with translated():
             try:
                 acknowledged = await self._producer.send_batch(batch, topic, partition=partition)
@@ -77,7 +77,7 @@ class KafkaProducer:
                 if await client.force_metadata_update() and not client.cluster.partitions_for_topic(topic):
                     raise TopicMissing(topic) from None
                 raise
-        outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        outcome: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         acknowledged.add_done_callback(lambda done: _hand_over(done, outcome))
         return outcome
 
@@ -114,7 +114,7 @@ def _end_request(_batch: Any) -> None:
     raise asyncio.CancelledError
 
 
-def _hand_over(acknowledged: asyncio.Future[Any], outcome: asyncio.Future[object]) -> None:
+def _hand_over(acknowledged: asyncio.Future[Any], outcome: asyncio.Future[Stored]) -> None:
     if acknowledged.cancelled():
         if not outcome.done():
             outcome.cancel()

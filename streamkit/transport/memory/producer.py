@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streamkit.errors import TransportError
 from streamkit.record import Headers, TopicPartition
 from streamkit.settings import Settings
-from streamkit.transport.base import BatchBuilder, HeaderList, TopicMissing
+from streamkit.transport.base import BatchBuilder, HeaderList, Stored, TopicMissing
 from streamkit.transport.memory.broker import MemoryBroker
 from streamkit.transport.memory.log import Payload
 
@@ -39,7 +39,7 @@ class MemoryBatch:
 @dataclass(slots=True)
 class _Queued:
     batch: MemoryBatch
-    acknowledged: asyncio.Future[object]
+    acknowledged: asyncio.Future[Stored]
 
 
 class MemoryProducer:
@@ -66,13 +66,13 @@ class MemoryProducer:
     def batch(self, limit: int) -> BatchBuilder:
         return MemoryBatch(limit)
 
-    async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[object]:
+    async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[Stored]:
         assert isinstance(batch, MemoryBatch), "made by batch()"
         target = TopicPartition(topic, partition)
         self._broker.log(target)
         async with self._taken:
             await self._taken.wait_for(lambda: target not in self._queued)
-        acknowledged: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        acknowledged: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         if self._broken is not None:
             acknowledged.set_exception(TransportError(f"the producer is broken since: {self._broken!r}"))
             return acknowledged

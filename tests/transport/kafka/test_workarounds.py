@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pytest
 from aiokafka import AIOKafkaConsumer
@@ -35,6 +35,7 @@ from streamkit.transport.base import (
     Producer,
     RecordTooLarge,
     Refused,
+    Stored,
     Unreachable,
 )
 from streamkit.transport.kafka import client, consumer, producer
@@ -844,16 +845,20 @@ class FakeProducer:
     def batch(self, limit: int) -> Any:
         return _Values()
 
-    async def send(self, batch: Any, topic: str, partition: int) -> asyncio.Future[object]:
+    async def send(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Stored]:
         self._callers += 1
         self.overlapped = self.overlapped or self._callers > 1
         await asyncio.sleep(0)
         self.sent[partition].extend(batch.values)
         self._callers -= 1
-        outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        outcome: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         if self._acknowledges:
-            asyncio.get_running_loop().call_later(0.001, outcome.set_result, None)
+            asyncio.get_running_loop().call_later(0.001, outcome.set_result, _Stored(0))
         return outcome
+
+
+class _Stored(NamedTuple):
+    offset: int
 
 
 class _Values:

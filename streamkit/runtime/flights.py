@@ -1,0 +1,69 @@
+"""Handlers that wait: seen by who drains, cancelled at their time limit, and told apart by how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import Literal, NamedTuple
+
+from streamkit.runtime.delivery import Flight, Owner
+
+log = logging.getLogger(__name__)
+
+How = Literal["handled", "given up", "late", "raised", "failed before"]
+
+
+class Landing(NamedTuple):
+    """The end of a flight."""
+
+    how: How
+    error: BaseException | None = None
+
+
+async def fly(owner: Owner, rest: Awaitable[None], until: float | None) -> Landing:
+    """Await the rest of a handler, cancelling it at the loop time `until`."""
+    task = asyncio.current_task()
+    assert task is not None
+    flight = Flight(owner, task)
+    if until is not None:
+        flight.timer = asyncio.get_running_loop().call_at(until, flight.cancel, "timeout")
+    owner.partition.flights.add(flight)
+    error: BaseException | None = None
+    try:
+        await rest
+    except (KeyboardInterrupt, GeneratorExit):  # the latter closes the task itself
+        raise
+    except BaseException as caught:
+        error = caught
+    finally:
+        owner.partition.flights.discard(flight)
+        if flight.timer is not None:
+            flight.timer.cancel()
+    if error is not None or flight.cancelled_by:
+        while task.uncancel():
+            pass
+    return Landing(landing(owner, flight, error), error)
+
+
+def landing(owner: Owner, flight: Flight, error: BaseException | None) -> How:
+    if owner.failed:  # while it ran: an output was rejected
+        return "failed before"
+    if error is None:
+        return "handled"
+    # To be run again by whoever has the partition then.
+    if owner.partition.window.closed or flight.cancelled_by == "revoke":
+        return "given up"
+    if flight.cancelled_by == "timeout" and isinstance(error, asyncio.CancelledError):
+        return "late"
+    return "raised"
+
+
+def too_late(limit: float | None) -> str:
+    return f"not done within its timeout of {limit:g} s"
+
+
+def note_late_error(agent: str, error: BaseException | None) -> None:
+    """Nobody else hears of it: the handler was given up, and its record runs again."""
+    if not isinstance(error, asyncio.CancelledError):
+        log.warning("agent %s: a cancelled handler raised %r", agent, error)

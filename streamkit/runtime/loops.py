@@ -1,0 +1,307 @@
+"""The loop shape: a handler that asks for record after record, one loop a partition."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from streamkit.agent import Agent
+from streamkit.core.batches import Batches, Line
+from streamkit.errors import UserCodeFailed
+from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots
+from streamkit.record import TopicPartition
+from streamkit.runtime.crew import Crew
+from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Flight, current
+from streamkit.runtime.emitter import Emitter
+from streamkit.runtime.events import Events
+from streamkit.runtime.flights import landing, note_late_error, too_late
+from streamkit.runtime.invoke import Emission, SinkFailure, argument_decoder, loop_handler, report_undecodable
+from streamkit.runtime.pool import SLICE
+from streamkit.runtime.settlement import Settlement
+from streamkit.stream import Stream
+
+RUN = 500  # records that a loop takes at a time, to hand them out one by one
+ENOUGH = 1_000
+
+
+class Loops:
+    """One loop for each assigned partition, each in a task of its own."""
+
+    def __init__(
+        self, agent: Agent[Any, Any], emitter: Emitter, settlement: Settlement, slots: AgentSlots, events: Events
+    ) -> None:
+        self._agent = agent
+        self._emitter = emitter
+        self._settlement = settlement
+        self._slots = slots
+        self._events = events
+        self._decode = argument_decoder(agent)
+        self._handler = loop_handler(agent, emitter)
+        self._crew = Crew(agent.name, events.fail)
+        self._loops: set[Loop] = set()
+        self.queue: Batches[TopicPartition, Delivery] = Batches(RUN, 0.0)
+        self.enough = ENOUGH
+
+    @property
+    def in_flight(self) -> int:
+        return sum(loop.busy for loop in self._loops)
+
+    @property
+    def waiting(self) -> int:
+        return self.queue.waiting
+
+    @property
+    def ready(self) -> bool:
+        return any(loop.has_more for loop in self._loops)
+
+    def start(self) -> None:
+        pass
+
+    async def end(self) -> int:
+        return await self._crew.end()
+
+    def wake(self, _tasks: int) -> None:
+        for loop in self._loops:
+            loop.wake()
+
+    def opened(self, mine: AssignedPartition) -> None:
+        """Begin the loop of an assigned partition."""
+        loop = Loop(
+            self._agent,
+            mine,
+            self.queue,
+            self._decode,
+            self._emitter,
+            self._settlement,
+            self._slots,
+            self._events,
+        )
+        self._loops.add(loop)
+
+        async def work() -> None:
+            try:
+                await loop.run(self._handler)
+            finally:
+                self._loops.discard(loop)
+                self.wake(0)  # its partition's next loop may have waited for its end
+
+        self._crew.start(work)
+
+    def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
+        self.queue.put_all(mine.track, deliveries, 0.0)
+
+    def full(self, partition: TopicPartition) -> None:
+        pass
+
+
+class Loop:
+    """The loop of one partition, and what its stream iterates over.
+
+    Asking for the next record states that the one before is handled. When the partition is given back, the stream ends,
+    and what the handler does after its loop is drained like any other handler.
+    """
+
+    def __init__(
+        self,
+        agent: Agent[Any, Any],
+        mine: AssignedPartition,
+        queue: Batches[TopicPartition, Delivery],
+        decode: Callable[[Any], Any],
+        emitter: Emitter,
+        settlement: Settlement,
+        slots: AgentSlots,
+        events: Events,
+    ) -> None:
+        self._agent = agent
+        self._mine = mine
+        self._line: Line[TopicPartition, Delivery] = mine.track
+        self._line.on_halt = self.wake
+        self._queue = queue
+        self._decode = decode
+        self._publisher = emitter.publisher
+        self._settlement = settlement
+        self._slots = slots
+        self._events = events
+        self._clock = asyncio.get_running_loop().time
+        self._run: list[Delivery] = []  # taken from the queue, the next one last
+        self._outside = Bundle((), mine)  # what the handler sends before its first record and after its last
+        self._delivery: Delivery | None = None  # the record that the handler has
+        self._started = 0.0
+        self._until = 0.0  # when others get the loop, or when the lease is over
+        self._woken: asyncio.Future[None] | None = None
+        self._asked = False
+        self._flight: Flight
+
+    @property
+    def busy(self) -> bool:
+        return self._delivery is not None
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self._run or self._line.items)
+
+    def wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    async def run(self, handler: Callable[[Stream[Any], Emission], Any]) -> None:
+        """To its end, which is judged here."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._flight = flight = Flight(self._outside, task)
+        self._mine.flights.add(flight)
+        current.set(self._outside)
+        error: BaseException | None = None
+        try:
+            await handler(Stream(self), self._owner)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as caught:
+            error = caught
+        finally:
+            self._mine.flights.discard(flight)
+            self._disarm()
+            self._outside.handled = True
+        while task.uncancel():
+            pass
+        self._end(error)
+        self._events.progressed()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._asked:
+            raise RuntimeError("the stream is asked for its next record by two tasks at a time")
+        self._asked = True
+        try:
+            return await self._next()
+        finally:
+            self._asked = False
+
+    async def _next(self) -> Any:
+        if self._delivery is not None:
+            if self._flight.cancelled_by:
+                await self._let_cancellation_through()
+            self._handled(self._delivery)
+        while not self._line.halted:
+            now = self._clock()
+            if self._publisher.full:
+                await self._publisher.room()
+            elif now >= self._until:
+                await self._others_first()
+            elif not self._run:
+                await self._refill(now)
+            else:
+                delivery = self._run.pop()
+                try:
+                    item = self._decode(delivery.record)
+                except Exception as error:
+                    report_undecodable(self._events, delivery, error)
+                    continue
+                self._delivery = delivery
+                self._started = now
+                current.set(delivery)
+                if self._agent.timeout is not None:
+                    self._arm(now + self._agent.timeout)
+                return item
+        self._run.clear()
+        current.set(self._outside)
+        raise StopAsyncIteration
+
+    async def _others_first(self) -> None:
+        await asyncio.sleep(0)
+        now, lease = self._clock(), self._events.lease
+        if now < lease:
+            self._until = min(now + SLICE, lease)
+        elif not self._line.halted:  # R14: what would run now may be another member's already
+            await self._until_woken()
+
+    async def _refill(self, now: float) -> None:
+        self._queue.release(self._line)
+        self._run = self._queue.take_from(self._line, now)
+        self._run.reverse()
+        if not self._run:
+            self._events.starved()
+            self._publisher.hurry()
+            await self._until_woken()
+
+    async def _until_woken(self) -> None:
+        self._woken = asyncio.get_running_loop().create_future()
+        try:
+            await self._woken
+        finally:
+            self._woken = None
+
+    def _owner(self) -> Delivery | Bundle:
+        return self._outside if self._delivery is None else self._delivery
+
+    def _handled(self, delivery: Delivery) -> None:
+        self._delivery = None
+        self._disarm()
+        seconds = self._clock() - self._started
+        slots, mine = self._slots, self._mine
+        slots.duration_counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
+        slots.duration_sum += seconds
+        if delivery.failed:  # while it ran: an output was rejected
+            return
+        delivery.handled = True
+        slots.processed_success += 1
+        if not delivery.outputs:
+            mine.settling.append(delivery.sequence)
+            mine.bytes -= delivery.size
+            self._settlement.soon()
+
+    def _arm(self, when: float) -> None:
+        self._flight.timer = asyncio.get_running_loop().call_at(when, self._flight.cancel, "timeout")
+
+    def _disarm(self) -> None:
+        if self._flight.timer is not None:
+            self._flight.timer.cancel()
+            self._flight.timer = None
+
+    async def _let_cancellation_through(self) -> None:
+        """It hits here while the record is still the handler's; else the handler has taken it for its own."""
+        await asyncio.sleep(0)
+        if self._flight.cancelled_by == "timeout":
+            self._flight.cancelled_by = ""
+            self._flight.task.uncancel()
+
+    def _end(self, error: BaseException | None) -> None:
+        delivery = self._delivery
+        self._delivery = None
+        how = landing(self._outside if delivery is None else delivery, self._flight, error)
+        if how == "failed before":
+            return
+        if how == "handled" and not self._line.halted:
+            early = RuntimeError("the loop ended before its stream did: `async for` must go on until the stream ends")
+            how, error = "raised", early
+        match how:
+            case "handled" | "given up":
+                self._given_back(delivery, error)
+            case "late" if delivery is not None:
+                self._events.failed(delivery, "handle", TimeoutError(too_late(self._agent.timeout)))
+            case _:
+                assert error is not None
+                self._raised(delivery, error)
+
+    def _given_back(self, delivery: Delivery | None, error: BaseException | None) -> None:
+        if error is not None:
+            note_late_error(self._agent.name, error)
+        if delivery is not None:  # not handled: the handler has not asked for the next one
+            delivery.handled = True  # it sends no more
+            self._slots.processed_cancelled += 1
+        self._queue.release(self._line)
+
+    def _raised(self, delivery: Delivery | None, error: BaseException) -> None:
+        topic, number = self._mine.partition
+        if delivery is None:
+            what = f"the loop of agent {self._agent.name!r} on {topic}[{number}], outside of a record,"
+            cause = error.__cause__ if isinstance(error, SinkFailure) else None
+            self._events.fail(UserCodeFailed(what, cause or error))
+        elif isinstance(error, SinkFailure):
+            self._events.failed(delivery, "sink", error.__cause__ or error)
+        else:
+            self._events.failed(delivery, "handle", error)

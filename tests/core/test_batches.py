@@ -1,0 +1,183 @@
+"""Batches against a naive model, and what the model does not tell."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from streamkit.core.batches import Batches, Line
+
+PARTITIONS = st.sampled_from("abc")
+
+
+class Model(RuleBasedStateMachine):
+    """Each partition is a list; what is taken is its start; who runs is remembered for every assignment."""
+
+    @initialize(size=st.integers(1, 4), within=st.sampled_from([0.0, 1.0, 5.0]))
+    def start(self, size: int, within: float) -> None:
+        self.size, self.within, self.now, self.serial = size, within, 0.0, 0
+        self.batches: Batches[str, int] = Batches(size, within)
+        self.lines: dict[str, Line[str, int]] = {}
+        self.waiting: dict[str, list[tuple[float, int]]] = {}
+        self.running: dict[str, Line[str, int]] = {}  # of any assignment, at most one a partition
+        self.hurried: set[str] = set()
+
+    def due(self, partition: str) -> bool:
+        waiting = self.waiting[partition]
+        if not waiting or partition in self.running:
+            return False
+        return partition in self.hurried or len(waiting) >= self.size or waiting[0][0] + self.within <= self.now
+
+    @precondition(lambda self: len(self.lines) < 3)
+    @rule(partition=PARTITIONS)
+    def open(self, partition: str) -> None:
+        if partition not in self.lines:
+            self.lines[partition] = self.batches.open(partition)
+            self.waiting[partition] = []
+
+    @rule(partition=PARTITIONS, number=st.integers(0, 9), passes=st.sampled_from([0.0, 0.5, 2.0]))
+    def put(self, partition: str, number: int, passes: float) -> None:
+        self.now += passes
+        if partition in self.lines and not self.lines[partition].halted:
+            items = list(range(self.serial, self.serial + number))
+            self.serial += number
+            self.batches.put_all(self.lines[partition], items, self.now)
+            self.waiting[partition] += [(self.now, item) for item in items]
+
+    @rule(partition=PARTITIONS)
+    def hurry(self, partition: str) -> None:
+        if partition in self.lines:
+            self.batches.hurry(partition)
+            self.hurried.add(partition)
+
+    def note_taken(self, line: Line[str, int], items: list[int]) -> None:
+        partition = line.partition
+        assert self.due(partition)
+        assert items == [item for _, item in self.waiting[partition][: self.size]]
+        del self.waiting[partition][: self.size]
+        self.hurried.discard(partition)
+        self.running[partition] = line
+
+    @rule(passes=st.sampled_from([0.0, 1.0, 5.0]))
+    def take(self, passes: float) -> None:
+        self.now += passes
+        taken = self.batches.take(self.now)
+        if taken is None:
+            assert not any(map(self.due, self.lines))
+        else:
+            self.note_taken(*taken)
+
+    @rule(partition=PARTITIONS)
+    def take_from(self, partition: str) -> None:
+        if partition in self.lines:
+            due = self.due(partition)
+            items = self.batches.take_from(self.lines[partition], self.now)
+            assert bool(items) == due
+            if items:
+                self.note_taken(self.lines[partition], items)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        partition = data.draw(st.sampled_from(sorted(self.running)))
+        self.batches.release(self.running.pop(partition))
+
+    @rule(partition=PARTITIONS, number=st.integers(1, 3))
+    def put_back(self, partition: str, number: int) -> None:
+        line = self.lines.get(partition)
+        if line is not None and self.running.get(partition) is line and not line.halted:
+            items = list(range(self.serial, self.serial + number))
+            self.serial += number
+            self.batches.put_back(line, items)
+            self.waiting[partition] = [(float("-inf"), item) for item in items] + self.waiting[partition]
+
+    @rule(partition=PARTITIONS)
+    def halt(self, partition: str) -> None:
+        if partition in self.lines:
+            self.batches.halt(self.lines[partition])
+            self.waiting[partition] = []
+
+    @rule(partition=PARTITIONS)
+    def close(self, partition: str) -> None:
+        if partition in self.lines:
+            self.batches.close(self.lines.pop(partition))
+            del self.waiting[partition]
+            self.hurried.discard(partition)
+
+    @invariant()
+    def it_counts_what_waits_and_who_runs_on(self) -> None:
+        assert self.batches.waiting == sum(map(len, self.waiting.values()))
+        assert self.batches.orphans == sum(line.closed for line in self.running.values())
+
+    @invariant()
+    def it_tells_how_long_to_wait(self) -> None:
+        wait = self.batches.wait(self.now)
+        if any(map(self.due, self.lines)):
+            assert wait == 0.0
+        else:
+            can = [w[0][0] for p, w in self.waiting.items() if w and p not in self.running]
+            assert wait == (min(can) + self.within - self.now if can else None)
+
+
+TestModel = Model.TestCase
+
+
+def test_partitions_take_turns() -> None:
+    batches: Batches[str, int] = Batches(2, 0.0)
+    lines = {partition: batches.open(partition) for partition in "abc"}
+    for line in lines.values():
+        batches.put_all(line, range(6), 0.0)
+    order = []
+    for _ in range(9):
+        taken = batches.take(0.0)
+        assert taken is not None
+        order.append(taken[0].partition)
+        batches.release(taken[0])
+    assert order == list("abc" * 3)
+
+
+def test_a_full_batch_does_not_wait_behind_one_that_is_not() -> None:
+    batches: Batches[str, int] = Batches(2, 10.0)
+    slow, fast = batches.open("slow"), batches.open("fast")
+    batches.put_all(slow, [1], 0.0)
+    batches.put_all(fast, [1, 2], 0.0)
+    assert batches.take(0.0) == (fast, [1, 2])
+    assert batches.take(9.9) is None
+    assert batches.take(10.0) == (slow, [1])
+
+
+def test_halting_is_told_once() -> None:
+    batches: Batches[str, int] = Batches(2, 0.0)
+    line = batches.open("a")
+    told: list[str] = []
+    line.on_halt = lambda: told.append("halted")
+    batches.halt(line)
+    batches.close(line)
+    assert told == ["halted"]
+    batches.put_back(line, [1])
+    batches.release(line)
+    assert (batches.waiting, batches.take(0.0)) == (0, None)
+
+
+def test_a_partition_is_open_once() -> None:
+    batches: Batches[str, int] = Batches(1, 0.0)
+    batches.open("a")
+    with pytest.raises(ValueError, match="a is open already"):
+        batches.open("a")
+
+
+@given(sizes=st.lists(st.integers(0, 7)), size=st.integers(1, 5))
+def test_all_records_come_out_in_order(sizes: list[int], size: int) -> None:
+    batches: Batches[str, int] = Batches(size, 0.0)
+    line, put, out = batches.open("a"), 0, list[int]()
+    for number in sizes:
+        batches.put_all(line, range(put, put + number), 0.0)
+        put += number
+        out += batches.take_from(line, 0.0)
+        batches.release(line)
+    while items := batches.take_from(line, 0.0):
+        out += items
+        batches.release(line)
+    assert out == list(range(put))
