@@ -373,7 +373,7 @@ def _valid_lifespan(label: str, lifespan: Any) -> Any:
         raise DeclarationError(f"{label}: decorate {_handler_name(lifespan)} with contextlib.asynccontextmanager")
     if not callable(lifespan):
         raise DeclarationError(
-            f"{label}: {lifespan!r} is not a function of the app that returns an async context manager"
+            f"{label}: {lifespan!r} is not a function that takes the app and returns an async context manager"
         )
     return lifespan
 

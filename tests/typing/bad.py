@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
-from streamkit import App, Output, Record, Topic
+from streamkit import App, Batch, BatchError, Output, Record, Stream, Topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,69 @@ def a4(order: Order) -> None: ...
 async def a5(batch: Sequence[Order]) -> None: ...
 
 
+@app.agent(orders, batch=Batch(5, within="1s"))  # E batch= without Sequence
+async def a6(order: Order) -> None: ...
+
+
 @app.agent(orders)  # E wrong key type
 async def a7(record: Record[int, Order]) -> None: ...
 
 
 @app.agent(orders)  # E wrong value type inside Record
 async def a8(record: Record[str, Invoice]) -> None: ...
+
+
+@app.agent(orders)  # E stream of another type
+async def a9(stream: Stream[Invoice]) -> None: ...
+
+
+@app.agent(orders, batch=Batch(5, within="1s"), sink=invoices)  # E a batch states the keys of what it returns
+async def a25(batch: Sequence[Order]) -> list[Invoice]:
+    raise NotImplementedError
+
+
+@app.agent(orders, batch=Batch(5, within="1s"), sink=invoices)  # E outputs of another type
+async def a26(batch: Sequence[Order]) -> list[Output[Order]]:
+    raise NotImplementedError
+
+
+@app.agent(orders, batch=Batch(5, within="1s"))  # E a batch returns a value and has no sink
+async def a27(batch: Sequence[Order]) -> list[Output[Invoice]]:
+    raise NotImplementedError
+
+
+@app.agent(orders, batch=Batch(5, within="1s"), order_by="key")  # E batches go by partition
+async def a28(batch: Sequence[Order]) -> None: ...
+
+
+@app.agent(orders, batch=5)  # E not a Batch
+async def a29(batch: Sequence[Order]) -> None: ...
+
+
+@app.agent(orders, sink=alerts)  # E a loop states the keys for a sink of other keys
+async def a30(stream: Stream[Order]) -> AsyncIterator[str]:
+    yield ""
+
+
+@app.agent(orders, invoices)  # E topics of two types
+async def a31(order: Order) -> None: ...
+
+
+@app.timer("30s")  # E not async
+def t1() -> None: ...
+
+
+@app.timer("30s")  # E takes an argument
+async def t2(order: Order) -> None: ...
+
+
+@app.timer(30)  # E a bare number has no unit
+async def t3() -> None: ...
+
+
+Batch(5)  # E within is missing
+Batch(5, within=1)  # E a bare number has no unit
+BatchError(["error"])  # E errors go by place
 
 
 @app.agent(orders, sink=invoices)  # E generator yields another type

@@ -1,6 +1,7 @@
 """Every line here must be accepted by mypy --strict and by basedpyright (strict)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict, assert_type
@@ -8,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from streamkit import App, Output, Record, Topic
+from streamkit import App, Batch, BatchError, Output, Record, RecordMetadata, Stream, Topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Reversed:
 
 app = App("billing", brokers=["localhost:9092"], drain_timeout=timedelta(seconds=5), commit_records=100)
 orders = app.topic("orders.events.v1", value=Order)
+returns = app.topic("returns.events.v1", value=Order)
 invoices = app.topic("invoices.events.v1", value=Invoice)
 alerts = app.topic("alerts.v1", value=Alert, key=int)
 tombstones = app.topic("accounts.v1", value=Order | None)
@@ -122,6 +124,61 @@ async def trace_sink(record: Record[str, Order]) -> Invoice | None:
     return Invoice(record.value.id)
 
 
+@app.agent(orders, batch=Batch(500, within="200ms"))
+async def archive(batch: Sequence[Order]) -> None:
+    raise BatchError({3: ValueError()})
+
+
+@app.agent(orders, batch=Batch(500, within=timedelta(seconds=1)), concurrency=4)
+async def archive_list(batch: list[Order]) -> None:
+    assert_type(batch, list[Order])
+
+
+@app.agent(orders, batch=Batch(500, within="200ms"))
+async def archive_records(batch: Sequence[Record[str, Order]]) -> None:
+    assert_type(batch[0].key, str | None)
+
+
+@app.agent(orders, batch=Batch(500, within="200ms"), sink=invoices)
+async def archive_out(batch: Sequence[Record[str, Order]]) -> Sequence[Output[Invoice]]:
+    return [Output(Invoice(r.value.id), key=r.key) for r in batch]
+
+
+@app.agent(orders, batch=Batch(500, within="200ms"), sink=alerts)
+async def archive_rekeyed(batch: Iterable[Order]) -> list[Output[Alert]] | None:
+    return [Output(Alert(order.id), key=order.cents) for order in batch] or None
+
+
+@app.agent(orders, sink=invoices)
+async def totals(stream: Stream[Order]) -> AsyncIterator[Invoice]:
+    async for order in stream:
+        assert_type(order, Order)
+        yield Invoice(order.id)
+
+
+@app.agent(orders)
+async def loop(stream: Stream[Order]) -> None:
+    async for order in stream:
+        assert_type(order, Order)
+
+
+@app.agent(orders)
+async def loop_records(stream: Stream[Record[str, Order]]) -> None:
+    async for record in stream:
+        assert_type(record.key, str | None)
+
+
+@app.agent(orders, sink=alerts)
+async def loop_rekeyed(stream: Stream[Order]) -> AsyncIterator[Output[Alert]]:
+    async for order in stream:
+        yield Output(Alert(order.id), key=order.cents)
+
+
+@app.agent(orders, returns, sink=invoices)
+async def several(record: Record[str, Order]) -> Invoice:
+    return Invoice(record.topic)
+
+
 @app.agent(tombstones)
 async def state(order: Order | None) -> None: ...
 
@@ -187,7 +244,31 @@ async def rekeyed(order: Order) -> Output[Alert] | None:
 async def mirror(value: str) -> None: ...
 
 
+@app.timer("30s")
+async def beat() -> None:
+    await invoices.send(Invoice("hb"), key="hb")
+
+
+@app.timer(timedelta(hours=1), name="hourly")
+async def hour() -> None: ...
+
+
+@asynccontextmanager
+async def lifespan(app: App) -> AsyncGenerator[dict[str, int], None]:
+    yield {"connections": 1}
+
+
+def report(error: BaseException, record: Record[Any, Any] | None) -> None: ...
+
+
+living = App("living", lifespan=lifespan, on_error=report, brokers="localhost:9092")
+
+
 async def calls() -> None:
+    await beat()
+    await archive([Order("1", 5)])
+    await loop(Stream([Order("1", 5)]))
+    assert_type(await orders.send_and_wait(Order("1", 1), key="k"), RecordMetadata)
     assert_type(await charge(Order("1", 5)), Invoice | Output[Invoice] | None)
     await audit(Order("1", 5))
     await orders.send(Order("1", 1), key=None)
