@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
-CODE := streamkit apps benchmarks tests
+CODE := streamkit apps benchmarks deploy tests
 BENCHMARKS := throughput concurrency memory
 CHECKS := ruff format mypy basedpyright imports typing
 
@@ -32,6 +32,7 @@ demo: setup ## real flights through agents on an embedded broker; KEEP=1 keeps i
 
 test: setup ## all tests; with Java 17 and Maven also on a genuine Kafka
 	$(call stage,jars of Kafka,$(BIN)/python -m tests.kafka.server --fetch)
+	$(call stage,promtool,$(BIN)/python -m tests.deploy.prometheus --fetch)
 	$(call stage,tests,$(BIN)/python -m pytest $(ARGS))
 	@$(MAKE) --no-print-directory coverage
 

@@ -10,26 +10,32 @@ from streamkit.errors import DeclarationError
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
+_COUNT = re.compile(r"[1-9][0-9]*", re.ASCII)
 
 
 def valid_name(label: str, name: object) -> str:
     """A name that may become part of a topic's name, as those of apps, agents and groups do."""
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
-    raise DeclarationError(f"{label}: {name!r} is not a name: 1 to 249 letters, digits, '.', '_' and '-'")
+    raise DeclarationError(
+        f"{label}: {name!r} is not a name; write 1 to 249 letters (a to z, A to Z), digits, '.', '_' or '-'"
+    )
 
 
 def valid_topic_name(name: object) -> str:
     checked = valid_name("topic", name)
     if checked in (".", "..") or checked.startswith("__"):
-        raise DeclarationError(f"topic: {name!r} is reserved: '.', '..' and names that begin with '__' are Kafka's own")
+        raise DeclarationError(
+            f"topic: {name!r} is reserved: '.', '..' and names that begin with '__' are Kafka's own; choose another"
+        )
     return checked
 
 
 def positive(label: str, number: object) -> int:
     if type(number) is int and number >= 1:
         return number
-    raise DeclarationError(f"{label}: {number!r} is not a whole number of at least 1")
+    hint = f"; write it without quotes: {number}" if isinstance(number, str) and _COUNT.fullmatch(number) else ""
+    raise DeclarationError(f"{label}: {number!r} is not a whole number of at least 1{hint}")
 
 
 def seconds(label: str, duration: Duration) -> float:

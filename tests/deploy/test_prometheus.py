@@ -1,0 +1,58 @@
+"""A genuine Prometheus accepts the config, and scrapes a worker by it."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from apps.flights.agents import app
+from streamkit.cli.embedded import EmbeddedBroker, free_port
+from tests.deploy.containers import worker
+from tests.deploy.files import PROMETHEUS_CONFIG, SERVICES
+from tests.deploy.prometheus import Tools, serving
+from tests.deploy.test_containers import feed
+
+CONFIG: dict[str, Any] = yaml.safe_load(PROMETHEUS_CONFIG.read_text())
+
+
+def test_promtool_accepts_the_config(tools: Tools) -> None:
+    assert "SUCCESS" in tools.check("config", str(PROMETHEUS_CONFIG))
+
+
+def test_every_replica_of_the_worker_is_found() -> None:
+    (job,) = CONFIG["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    assert all(name in SERVICES for name in found["names"])
+    assert (found["type"], [str(found["port"])]) == ("A", SERVICES["worker"]["expose"])
+
+
+def test_prometheus_scrapes_a_worker(tools: Tools, broker: EmbeddedBroker, tmp_path: Path) -> None:
+    feed(broker.brokers)
+    flags = [flag for flag in SERVICES["prometheus"]["command"] if "retention" in flag]
+    with worker(tmp_path, broker.brokers) as running:
+        running.await_processed("gate", 1)
+        assert "error" not in tools.check("metrics", stdin=running.metrics)
+        config = config_for(tmp_path, running.port)
+        tools.check("config", str(config))
+        with serving(tools, config, flags) as prometheus:
+            up = prometheus.await_result('up{job="streamkit"} == 1')
+            processed = prometheus.await_result("streamkit_records_processed_total > 0")
+    assert len(up) == 1
+    assert {result["metric"]["agent"] for result in processed} == app.agents.keys()
+    assert sum(int(result["value"][1]) for result in processed) >= len(app.agents)
+
+
+def test_a_worker_that_is_down_is_seen(tools: Tools, tmp_path: Path) -> None:
+    with serving(tools, config_for(tmp_path, free_port())) as prometheus:
+        assert prometheus.await_result('up{job="streamkit"} == 0')
+
+
+def config_for(directory: Path, port: int) -> Path:
+    """Ours, but for the target, and for scraping soon."""
+    (job,) = CONFIG["scrape_configs"]
+    rest = {name: value for name, value in job.items() if name != "dns_sd_configs"}
+    config = directory / "prometheus.yml"
+    soon = {"scrape_interval": "200ms", "scrape_timeout": "200ms"}
+    own = {**rest, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+    config.write_text(yaml.safe_dump({**CONFIG, "global": {**CONFIG["global"], **soon}, "scrape_configs": [own]}))
+    return config
