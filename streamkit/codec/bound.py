@@ -1,7 +1,9 @@
 """A codec as the engine calls it, and the check of what it is given."""
 
 from collections.abc import Callable
-from typing import Any, Final, Generic, Literal, NewType, TypeVar, final, get_args, get_origin, is_typeddict
+from typing import Any, Final, Generic, Literal, NewType, TypeVar, final, get_args, get_origin
+
+from typing_extensions import is_typeddict
 
 from streamkit.errors import DecodeError, EncodeError
 from streamkit.fits import NONE, members, plain
