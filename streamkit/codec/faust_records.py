@@ -1,6 +1,7 @@
 """Records of Faust, read and written by Faust's own code. Importing this imports faust."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, get_args
 
 from faust.models.base import Model, registry
@@ -90,7 +91,6 @@ def _maker(classes: list[Any]) -> Callable[[dict[str, Any]], Any]:
     one = classes[0] if len(classes) == 1 and not classes[0].__is_abstract__ else None
     expected = tuple(classes)
     names = " | ".join(map(describe, classes))
-    reserved = {} if one is None else {one: _reserved(one)}
 
     def make(data: dict[str, Any]) -> Any:
         named = _named_class(data)
@@ -99,11 +99,8 @@ def _maker(classes: list[Any]) -> Callable[[dict[str, Any]], Any]:
         if named is not None and not _related(named, expected):
             raise DecodeError(f"{names}: the value says that it is a {describe(named)} ({named._options.namespace})")
         cls = one or named
-        hidden = reserved.get(cls)
-        if hidden is None:
-            hidden = reserved[cls] = _reserved(cls)
         # Faust makes attributes of unknown fields. In the place of its own ones they would change what it does.
-        for name in hidden.intersection(data):
+        for name in _reserved(cls).intersection(data):
             del data[name]
         try:
             record = cls.from_data(data, preferred_type=cls)
@@ -128,6 +125,7 @@ def _related(named: type, expected: tuple[type, ...]) -> bool:
     return issubclass(named, expected) or any(issubclass(cls, named) for cls in expected)
 
 
+@cache
 def _reserved(cls: Any) -> frozenset[str]:
     descriptors = cls._options.descriptors
     return frozenset(dir(cls)).difference(descriptors, (descriptor.input_name for descriptor in descriptors.values()))
@@ -137,14 +135,18 @@ def _read_lazy_fields(record: Any) -> None:
     """Faust converts fields that hold records or lists when they are first read. Read them, so that what is wrong with
     them is found while decoding and not by the handler.
     """
-    for name, descriptor in record._options.descriptors.items():
-        if descriptor.lazy_coercion:
-            try:
-                value = getattr(record, name)
-            except Exception as error:
-                raise DecodeError(f"field {name!r}: {error}") from error
-            if not _holds(value, descriptor.type):
-                raise DecodeError(f"field {name!r} does not hold {describe(descriptor.type)}")
+    for name, annotation in _lazy_fields(type(record)):
+        try:
+            value = getattr(record, name)
+        except Exception as error:
+            raise DecodeError(f"field {name!r}: {error}") from error
+        if not _holds(value, annotation):
+            raise DecodeError(f"field {name!r} does not hold {describe(annotation)}")
+
+
+@cache
+def _lazy_fields(cls: Any) -> list[tuple[str, object]]:
+    return [(name, field.type) for name, field in cls._options.descriptors.items() if field.lazy_coercion]
 
 
 def _holds(value: Any, annotation: object) -> bool:
