@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, Optional
 from unittest import mock
 
+import orjson
 import pytest
 
 with mock.patch.object(sys, "argv", ["pytest"]):  # faust reads it when it is imported
@@ -208,7 +209,7 @@ def test_an_error_never_holds_the_whole_value() -> None:
 
 
 def named(cls: Any, **fields: object) -> bytes:
-    return faust.utils.json.dumps({**fields, "__faust": {"ns": cls._options.namespace}})
+    return orjson.dumps({**fields, "__faust": {"ns": cls._options.namespace}})
 
 
 def test_a_subclass_is_revived_where_faust_does_so(faust_app: Any) -> None:
@@ -274,7 +275,7 @@ def test_a_record_of_another_class_is_not_sent() -> None:
 
 
 def test_a_serializer_that_is_registered_with_faust_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Reversed(codecs.Codec):  # type: ignore[misc]
+    class Reversed(codecs.Codec):
         def _dumps(self, s: Any) -> bytes:
             return bytes(codecs.codecs["json"].dumps(s))[::-1]
 

@@ -108,10 +108,14 @@ class Show(typing_extensions.TypedDict, total=False):
     seasons: int
 
 
+def doubled(cents: int) -> int:
+    return cents * 2
+
+
 @attrs.define
 class Order:
     id: str = attrs.field(validator=attrs.validators.min_len(2))
-    cents: int = attrs.field(default=0, converter=lambda cents: cents * 2)
+    cents: int = attrs.field(default=0, converter=doubled)
     tags: list[str] = attrs.Factory(list)
     inner: Inner | None = None
 

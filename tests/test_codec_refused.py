@@ -58,7 +58,7 @@ class Private:
 
 @attr.s
 class Untyped:
-    id = attr.ib()
+    id = attr.ib()  # type: ignore[var-annotated]
 
 
 class Cat(msgspec.Struct):

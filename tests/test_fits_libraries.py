@@ -44,7 +44,7 @@ class SubAttrs(Attrs):
     more: int = 0
 
 
-class FaustRecord(faust.Record):  # type: ignore[misc]
+class FaustRecord(faust.Record):
     id: str
 
 

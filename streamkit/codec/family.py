@@ -33,7 +33,7 @@ def classes_within(annotation: object) -> Iterator[type]:
         if isinstance(found, NewType):
             found = found.__supertype__
         if get_origin(found) is Annotated:
-            waiting.extend(type(note) for note in found.__metadata__)
+            waiting.extend(type(note) for note in get_args(found)[1:])
         if get_origin(found) is Literal:
             continue
         waiting.extend(get_args(found))

@@ -1,6 +1,6 @@
 """Records of Faust, read and written by Faust's own code. Importing this imports faust."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache
 from typing import Any, get_args
 
@@ -41,6 +41,10 @@ def faust_codec(annotation: object, classes: list[type]) -> tuple[Decode, Encode
     return decode, encode
 
 
+def _options(cls: Any) -> Any:
+    return cls._options
+
+
 def _check_class(cls: Any) -> None:
     if cls in (Record, Model):
         raise TypeError(f"faust.{cls.__name__} has no fields to read: name your own record, or use value=dict")
@@ -52,7 +56,7 @@ def _check_class(cls: Any) -> None:
 
 
 def _serializer(classes: list[type]) -> Any:
-    names = {getattr(cls, "_options").serializer or "json" for cls in classes}  # noqa: B009
+    names = {_options(cls).serializer or "json" for cls in classes}
     if len(names) > 1:
         raise TypeError(f"records of one topic need one serializer, these have {', '.join(sorted(map(str, names)))}")
     name = names.pop()
@@ -98,7 +102,7 @@ def _maker(classes: list[Any]) -> Callable[[dict[str, Any]], Any]:
             raise DecodeError(f"{names}: '__faust.ns' names no record that this process knows, so the class is unknown")
         if named is not None and not _related(named, expected):
             raise DecodeError(f"{names}: the value says that it is a {describe(named)} ({named._options.namespace})")
-        cls = one or named
+        cls: Any = one or named
         # Faust makes attributes of unknown fields. In the place of its own ones they would change what it does.
         for name in _reserved(cls).intersection(data):
             del data[name]
@@ -126,8 +130,8 @@ def _related(named: type, expected: tuple[type, ...]) -> bool:
 
 
 @cache
-def _reserved(cls: Any) -> frozenset[str]:
-    descriptors = cls._options.descriptors
+def _reserved(cls: Hashable) -> frozenset[str]:
+    descriptors = _options(cls).descriptors
     return frozenset(dir(cls)).difference(descriptors, (descriptor.input_name for descriptor in descriptors.values()))
 
 
@@ -135,7 +139,7 @@ def _read_lazy_fields(record: Any) -> None:
     """Faust converts fields that hold records or lists when they are first read. Read them, so that what is wrong with
     them is found while decoding and not by the handler.
     """
-    for name, annotation in _lazy_fields(type(record)):
+    for name, annotation in _lazy_fields(record.__class__):
         try:
             value = getattr(record, name)
         except Exception as error:
@@ -145,8 +149,8 @@ def _read_lazy_fields(record: Any) -> None:
 
 
 @cache
-def _lazy_fields(cls: Any) -> list[tuple[str, object]]:
-    return [(name, field.type) for name, field in cls._options.descriptors.items() if field.lazy_coercion]
+def _lazy_fields(cls: Hashable) -> list[tuple[str, object]]:
+    return [(name, field.type) for name, field in _options(cls).descriptors.items() if field.lazy_coercion]
 
 
 def _holds(value: Any, annotation: object) -> bool:
