@@ -1,6 +1,7 @@
 """Records of Faust: the same bytes as a real Faust app reads and writes."""
 
 import asyncio
+import dataclasses
 import sys
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -73,6 +74,27 @@ class Wrapped(faust.Record, serializer="json|binary"):
     id: str
 
 
+@dataclasses.dataclass
+class Decorated(faust.Record):
+    """Many do this, and Faust disregards it."""
+
+    id: str
+    cents: int = 0
+
+
+class Late(faust.Record, lazy_creation=True):
+    id: str
+    order: Order
+
+
+class Guarded(faust.Record):
+    id: str
+
+    def __post_init__(self) -> None:
+        if self.id == "no":
+            raise LookupError("no such order")
+
+
 class Animal(faust.Record, abstract=True, polymorphic_fields=True): ...
 
 
@@ -117,6 +139,7 @@ VALUES: list[Any] = [
     Wrapped(id="a"),
     Owner(pet=Dog(bark="wow"), others=[Dog(bark="woof")], by_name={"a": Customer(name="Ann")}),
     Created(id="a"),
+    Decorated(id="a", cents=5),
 ]
 
 
@@ -185,6 +208,7 @@ def test_fields_that_faust_would_convert_at_first_use_are_converted_while_decodi
         (Owner, b'{"pet":{"bark":"x"}}', "Owner: field 'pet' does not hold Animal"),
         (Owner, b'{"pet":5}', "Owner: field 'pet' does not hold Animal"),
         (Owner, b'{"pet":null,"others":[{"bark":"x"}]}', r"Owner: field 'others' does not hold \w+\[Animal\]"),
+        (Guarded, b'{"id":"no"}', "Guarded: LookupError: no such order"),
         (Order, b'{"id":"a","self":1}', "Order: .*'self'"),
         (Order, b'{"id":"a","__strict__":true}', "Order: .*'__strict__'"),
     ],
@@ -323,6 +347,12 @@ def test_pickle_is_refused(name: str) -> None:
 def test_what_faust_could_not_read_back_is_refused(value_type: Any, told: str) -> None:
     with pytest.raises(TypeError, match=told):
         codec_for(value_type)
+
+
+def test_a_record_that_is_created_late_is_completed_at_declaration() -> None:
+    codec = codec_for(Late)
+    late = Late(id="a", order=Order(id="b"))
+    assert codec.decode(codec.encode(late) or b"") == late
 
 
 def test_a_record_without_fields_is_refused() -> None:

@@ -94,6 +94,10 @@ class Point:
     y: int = 0
 
 
+class Point3D(Point):
+    """Derived without a decorator."""
+
+
 @dataclasses.dataclass
 class Holder:
     order: Order
@@ -133,6 +137,7 @@ OF_TYPE: list[tuple[Any, Any]] = [
     (Page[Order], Page[Order](items=[ORDER])),
     (Numbers, Numbers([1, 2])),
     (Point, Point(1, 2)),
+    (Point3D, Point3D(1, 2)),
     (Holder, Holder(ORDER, "x")),
     (Row, {"order": ORDER}),
     (Bounded, Bounded(1)),

@@ -19,7 +19,7 @@ def is_pydantic(cls: object) -> bool:
     """Whether it is a model, a dataclass or one of the special types of pydantic."""
     if not isinstance(cls, type) or "pydantic" not in sys.modules:
         return False
-    return "__pydantic_core_schema__" in vars(cls) or any(_library(base) == "pydantic" for base in cls.__mro__)
+    return any("__pydantic_core_schema__" in vars(base) or _library(base) == "pydantic" for base in cls.__mro__)
 
 
 def classes_within(annotation: object) -> Iterator[type]:

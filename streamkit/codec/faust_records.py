@@ -189,4 +189,6 @@ def _explain(cls: Any, data: dict[str, Any], error: Exception) -> str:
             descriptor.to_python(data[name])
         except Exception as cause:
             return f"field {name!r}: {cause}"
-    return str(error).rpartition("__init__() ")[2]
+    if isinstance(error, (TypeError, ValueError)):
+        return str(error).rpartition("__init__() ")[2]
+    return f"{type(error).__name__}: {error}"
