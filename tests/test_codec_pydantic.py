@@ -199,6 +199,19 @@ def test_what_is_wrong_is_said_with_the_field(annotation: Any, data: bytes, told
         codec_for(annotation).decode(data)
 
 
+def test_nan_is_read_by_floats_unless_the_model_says_otherwise_and_written_as_null() -> None:
+    class Loose(BaseModel):
+        ratio: float
+
+    class Finite(BaseModel):
+        ratio: pydantic.FiniteFloat
+
+    for data in (b'{"ratio":NaN}', b'{"ratio":-Infinity}', b'{"ratio":1e400}'):
+        assert codec_for(Loose).encode(codec_for(Loose).decode(data)) == b'{"ratio":null}'
+        with pytest.raises(DecodeError, match="ratio: Input should be a finite number"):
+            codec_for(Finite).decode(data)
+
+
 def test_an_error_never_holds_the_whole_value() -> None:
     with pytest.raises(DecodeError) as caught:
         codec_for(list[Order]).decode(b"[" + b",".join([b'{"id":["' + b"x" * 1000 + b'"]}'] * 100) + b"]")
