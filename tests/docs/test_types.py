@@ -55,7 +55,8 @@ def test_the_codec_for_text_reads_and_writes_what_a_faust_app_does(names: dict[s
     message = Message("names.v1", 0, 0, 0.0, 0, [], b"k", codec.encode("é"), None, tp=TP("names.v1", 0))
     assert asyncio.run(topic.decode(message, propagate=True)).value == "é"
     assert app.topic("raw", value_type=str, value_serializer="raw").prepare_value("é", None)[0] == "é".encode()
-    for key_type, serializer, key in ((str, None, "é"), (int, "json", -5)):
+    keys: list[tuple[Any, Any, Any]] = [(str, None, "é"), (int, "json", -5)]
+    for key_type, serializer, key in keys:
         keyed = app.topic("keys", key_type=key_type, key_serializer=serializer)
         streamkit_topic = names["App"]("keys").topic("keys", value=dict, key=key_type)
         assert streamkit_topic.key_codec.encode(key) == keyed.prepare_key(key, None)[0]
