@@ -5,7 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
-from typing import Any, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 from typing_extensions import TypeForm
 
@@ -30,6 +30,9 @@ from streamkit.settings import Settings, SettingValue, check_app_settings
 from streamkit.shapes import Ends, Shape, check_shape, read_signature
 from streamkit.timer import Timer
 from streamkit.topic import PortHolder, Topic
+
+if TYPE_CHECKING:
+    from streamkit.testing import AppUnderTest
 
 T = TypeVar("T", bound=Callable[[], Awaitable[None]])
 K = TypeVar("K")
@@ -314,6 +317,17 @@ class App:
             return function
 
         return declare
+
+    def test(self, **settings: SettingValue) -> "AbstractAsyncContextManager[AppUnderTest]":
+        """The app at work on an in-process broker, for tests: `async with app.test() as test`.
+
+        Inside, `await test.send(topic, value, key=...)` writes records, `await test.drain()` waits until all are
+        settled and raises what made the app fail, and `test.sent(topic)` are the values in a topic. Topics are empty
+        and have their declared partitions, else one. `settings` win over those given to the app.
+        """
+        from streamkit.testing import under_test
+
+        return under_test(self, settings)
 
     def _own(self, label: str, topic: Topic[Any, Any]) -> Topic[Any, Any]:
         if self._topics.get(topic.name) is not topic:

@@ -216,7 +216,7 @@ def lane_key(agent: Agent[Any, Any]) -> LaneKey | None:
         return lambda _delivery: WHOLE_PARTITION
     if not callable(order_by):
         return lambda _delivery: None
-    decode, item, choose = record_decoder(agent), agent.item, order_by
+    decode, item, choose = record_decoder(agent.topics[0]), agent.item, order_by
 
     def chosen(delivery: Delivery) -> Hashable:
         try:

@@ -13,6 +13,7 @@ from streamkit.record import Record
 from streamkit.runtime.delivery import Bundle, Delivery, Owner, current
 from streamkit.runtime.events import Events
 from streamkit.stream import Stream
+from streamkit.topic import Topic
 from streamkit.transport.base import ConsumedRecord
 
 Decode = Callable[[ConsumedRecord], Any]
@@ -40,12 +41,13 @@ class SinkFailure(Exception):
 
 def argument_decoder(agent: Agent[Any, Any]) -> Decode:
     """What the handler is called with, or one of what it gets, from the record as it lies in the log."""
-    return _value_decoder(agent) if agent.item == "value" else record_decoder(agent)
+    topic = agent.topics[0]  # all have the same types
+    return _value_decoder(topic) if agent.item == "value" else record_decoder(topic)
 
 
-def record_decoder(agent: Agent[Any, Any]) -> Callable[[ConsumedRecord], Record[Any, Any]]:
+def record_decoder(topic: Topic[Any, Any]) -> Callable[[ConsumedRecord], Record[Any, Any]]:
     """The whole record. Raises KeyUndecodable, and what the value's codec raises."""
-    decode_key, decode_value = agent.topics[0].key_codec.decode, _value_decoder(agent)
+    decode_key, decode_value = topic.key_codec.decode, _value_decoder(topic)
 
     def whole(record: ConsumedRecord) -> Record[Any, Any]:
         raw = record.key
@@ -59,8 +61,8 @@ def record_decoder(agent: Agent[Any, Any]) -> Callable[[ConsumedRecord], Record[
     return whole
 
 
-def _value_decoder(agent: Agent[Any, Any]) -> Decode:
-    codec = agent.topics[0].value_codec
+def _value_decoder(topic: Topic[Any, Any]) -> Decode:
+    codec = topic.value_codec
     decode, null = codec.decode, codec.null
 
     def value_of(record: ConsumedRecord) -> Any:
@@ -143,7 +145,7 @@ def loop_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[Stream[Any], E
 def as_far_as_decodable(agent: Agent[Any, Any], record: ConsumedRecord) -> Record[Any, Any]:
     """The record for those who report errors: what cannot be decoded of it as bytes."""
     try:
-        return record_decoder(agent)(record)
+        return record_decoder(agent.topics[0])(record)
     except Exception:
         raw = record.key, record.value, record.topic, record.partition, record.offset, record.timestamp
         return Record(*raw, record.headers)

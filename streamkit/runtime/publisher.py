@@ -210,6 +210,11 @@ class Publisher:
         if self._busy:
             self._wake.set()
 
+    @property
+    def empty(self) -> bool:
+        """Whether everything that was put is acknowledged or rejected."""
+        return not self._batches
+
     async def room(self) -> None:
         """Wait until outputs may be put again."""
         await self._room.wait()

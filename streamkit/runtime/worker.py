@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
@@ -75,6 +76,18 @@ class Worker:
     def ready(self) -> bool:
         """The app is there, and every agent has joined its group."""
         return self._begun and all(runner.membership.joined for runner in self._runners)
+
+    def settled_to(self, ranges: Mapping[TopicPartition, LogRange]) -> bool:
+        """Whether everything up to these ends is settled by who has it, and what the app has sent is acknowledged."""
+        return self._app.publisher.empty and all(runner.settled_to(ranges) for runner in self._runners)
+
+    def unsettled(self, ranges: Mapping[TopicPartition, LogRange]) -> Counter[tuple[str, str]]:
+        """By agent and topic, how far those that are assigned are from these ends, in offsets."""
+        left: Counter[tuple[str, str]] = Counter()
+        for runner in self._runners:
+            for partition, mine in runner.membership.partitions.items():
+                left[runner.agent.name, partition.topic] += ranges[partition].end - mine.window.committable
+        return +left
 
     def stop(self) -> None:
         """Begin the ordered end of `run`: not ready, drain, commit, leave."""
@@ -284,7 +297,7 @@ class Worker:
             ranges = await admin.log_ranges(assigned)
         except TransportError:
             return None
-        return ranges if all(runner.settled_to(ranges) for runner in self._runners) else None
+        return ranges if self.settled_to(ranges) else None
 
 
 @contextmanager
