@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Iterator
-from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +24,7 @@ from apps.orders.model import (
     Total,
 )
 from apps.orders.services import Ledger, Payments, Services, lifespan
-from streamkit import App, BatchError, Output, Record, RecordMetadata, Stream, Topic
-from streamkit.record import Headers
+from streamkit import App, BatchError, Output, Record, RecordFailed, Stream
 
 ORDER = Order("1", "ada", "ada@example.com", (Line(7, 2, 3000), Line(9, 1, 500)))
 FREE = Order("2", "ada", "ada@example.com", (Line(3, 1, 0),))
@@ -41,41 +40,12 @@ def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     found.ledger.close()
 
 
-class Outbox:
-    """Takes what is sent, in the place of a worker."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, Any, Any]] = []
-
-    async def send(
-        self,
-        topic: Topic[Any, Any],
-        value: Any,
-        key: Any,
-        headers: Headers,
-        partition: int | None,
-        timestamp: datetime | None,
-    ) -> None:
-        self.sent.append((topic.name, value, key))
-
-    async def send_and_wait(
-        self,
-        topic: Topic[Any, Any],
-        value: Any,
-        key: Any,
-        headers: Headers,
-        partition: int | None,
-        timestamp: datetime | None,
-    ) -> RecordMetadata:
-        self.sent.append((topic.name, value, key))
-        return RecordMetadata(topic.name, 0, len(self.sent) - 1)
-
-
 @pytest.fixture
-def outbox(monkeypatch: pytest.MonkeyPatch) -> Outbox:
-    found = Outbox()
-    monkeypatch.setattr(agents.app.port, "current", found)
-    return found
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the lifespan finds its database."""
+    path = tmp_path / "ledger.sqlite"
+    monkeypatch.setenv("ORDERS_LEDGER", str(path))
+    return path
 
 
 async def listed(outputs: Any) -> list[Any]:
@@ -126,16 +96,48 @@ def test_a_mail_goes_to_the_address_of_the_order_and_waits_for_others_to_that_ad
     assert agents.recipient(Record("ada", ORDER)) == "ada@example.com"
 
 
-def test_a_large_order_is_told_to_the_people_and_then_to_the_customer(outbox: Outbox) -> None:
-    asyncio.run(agents.watch(LARGE))
-    alert, mail = outbox.sent
-    assert alert == ("shop.alerts.v1", Alert("3", 125_000), "ada")
-    assert mail == ("shop.mails.v1", "We look at your order 3: case 0.", "ada@example.com")
+# snippet: test-app
+def test_a_large_order_is_charged_and_looked_at(ledger: Path) -> None:
+    async def scenario() -> None:
+        async with agents.app.test() as test:
+            await test.send(agents.orders, LARGE, key="ada")
+            await test.drain()
+            assert test.sent(agents.invoices) == [Invoice("3", "ada", 125_000, "receipt-3")]
+            assert test.sent(agents.alerts) == [Alert("3", 125_000)]
+            assert "We look at your order 3: case 0." in test.sent(agents.mails)
+            (movement,) = test.records(agents.movements)
+            assert (movement.key, movement.value.pieces) == (12, 1)
+
+    asyncio.run(scenario())
 
 
-def test_any_other_order_is_told_to_nobody(outbox: Outbox) -> None:
-    asyncio.run(agents.watch(ORDER))
-    assert outbox.sent == []
+# end: test-app
+
+
+def test_any_other_order_is_no_case(ledger: Path) -> None:
+    async def scenario() -> None:
+        async with agents.app.test() as test:
+            await test.send(agents.orders, ORDER, key="ada")
+            await test.drain()
+            assert test.sent(agents.alerts) == []
+            assert test.sent(agents.mails) == ["We have got your order 1."]
+
+    asyncio.run(scenario())
+
+
+# snippet: test-failure
+def test_an_invoice_that_the_table_refuses_stops_the_app(ledger: Path) -> None:
+    async def scenario() -> None:
+        async with agents.app.test() as test:
+            await test.send(agents.invoices, Invoice("2", "ada", -1, "receipt-2"), key="ada")
+            await test.drain()
+
+    with pytest.raises(RecordFailed, match="agent 'archive' failed at stage handle") as caught:
+        asyncio.run(scenario())
+    assert isinstance(caught.value.cause, sqlite3.IntegrityError)
+
+
+# end: test-failure
 
 
 def test_invoices_are_archived_once_however_often_they_come(services: Services) -> None:
@@ -178,10 +180,16 @@ def test_a_customer_who_has_left_leaves_a_tombstone_and_others_nothing() -> None
     assert asyncio.run(agents.forget(Customer("Ada"))) is None
 
 
-def test_the_revenue_is_what_the_ledger_holds(services: Services, outbox: Outbox) -> None:
-    services.ledger.add([INVOICE])
-    asyncio.run(agents.tell_revenue())
-    assert outbox.sent == [("shop.revenue.v1", Revenue(3500), "all")]
+def test_the_revenue_is_what_the_ledger_holds(ledger: Path) -> None:
+    async def scenario() -> None:
+        async with agents.app.test() as test:
+            await test.send(agents.invoices, INVOICE, key="ada")
+            await test.drain()
+            await agents.tell_revenue()
+            await test.drain()
+            assert [(each.key, each.value) for each in test.records(agents.revenue)][-1] == ("all", Revenue(3500))
+
+    asyncio.run(scenario())
 
 
 def test_an_error_is_reported_with_the_place_of_its_record(caplog: pytest.LogCaptureFixture) -> None:
@@ -199,9 +207,7 @@ def test_a_line_of_csv_is_read_as_it_was_written(entry: Entry) -> None:
     assert codec.decode(codec.encode(entry)) == entry
 
 
-def test_the_lifespan_opens_the_database_and_closes_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORDERS_LEDGER", str(tmp_path / "ledger.sqlite"))
-
+def test_the_lifespan_opens_the_database_and_closes_it(ledger: Path) -> None:
     async def live() -> Ledger:
         async with lifespan(agents.app) as found:
             found.ledger.add([INVOICE])
@@ -210,6 +216,6 @@ def test_the_lifespan_opens_the_database_and_closes_it(tmp_path: Any, monkeypatc
     closed = asyncio.run(live())
     with pytest.raises(sqlite3.ProgrammingError):
         closed.revenue()
-    again = Ledger(str(tmp_path / "ledger.sqlite"))
+    again = Ledger(str(ledger))
     assert again.revenue() == 3500
     again.close()
