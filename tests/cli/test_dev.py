@@ -1,10 +1,11 @@
 """`streamkit dev`: no broker but its own."""
 
+import os
 import signal
 from pathlib import Path
 
 from streamkit.cli.embedded import accepts_connections, free_port
-from tests.cli.support import running, streamkit
+from tests.cli.support import ROOT, running, streamkit
 
 CODE = """
 {before}
@@ -47,7 +48,10 @@ def test_the_second_signal_ends_the_broker_too(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_exits_78_and_says_how_to_get_it(tmp_path: Path) -> None:
-    write(tmp_path, before="import sys; sys.modules['noida_db'] = None")
-    ended = streamkit(tmp_path, "dev", "shop")
+    write(tmp_path)
+    missing = "import sys; sys.modules['noida_db'] = None"
+    (tmp_path / "sitecustomize.py").write_text(missing)
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    ended = streamkit(tmp_path, "dev", "shop", environment={"PYTHONPATH": paths})
     assert (ended.code, "pip install 'streamkit-kafka[dev]'" in ended.errors) == (78, True)
     assert "Traceback" not in ended.errors
