@@ -3,6 +3,7 @@
 import click
 
 from streamkit.cli.dev import dev
+from streamkit.cli.send import send
 from streamkit.cli.version import version
 from streamkit.cli.worker import worker
 
@@ -23,3 +24,4 @@ def group() -> None:
 
 group.add_command(worker)
 group.add_command(dev)
+group.add_command(send)
