@@ -17,10 +17,10 @@ from streamkit.cli.options import Command, as_arguments, epilog, target, worker_
 )
 @worker_options
 def dev(target: str, agents: tuple[str, ...], port: int | None, reload: bool | None, **settings: str | None) -> None:
-    """Run the agents of TARGET on an embedded broker: no Kafka, Docker or Java.
+    """Run the agents of TARGET (module:app) on an embedded broker.
 
-    Topics are created, with 4 partitions where none are declared. The broker keeps its records in memory across
-    reloads, and ends with the command.
+    No Kafka, Docker or Java is needed. Topics are created, with 4 partitions where none are declared. The broker keeps
+    its records in memory across reloads, and ends with the command.
     """
     from streamkit.cli.signals import exit_on_signals
 
