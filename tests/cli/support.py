@@ -234,6 +234,13 @@ def records_of(brokers: str, topic: str) -> list[ConsumerRecord[bytes, bytes]]:
     return asyncio.run(read())
 
 
+def await_records(brokers: str, topic: str, count: int) -> list[ConsumerRecord[bytes, bytes]]:
+    deadline = time.monotonic() + TIMEOUT
+    while len(found := records_of(brokers, topic)) < count:
+        assert time.monotonic() < deadline, found
+    return found
+
+
 async def _fill(made: Program, values: Sequence[bytes]) -> None:
     admin = KafkaTransport(Settings.load({"brokers": made.brokers}, {}, {})).admin()
     await admin.start()

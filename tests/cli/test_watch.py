@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from streamkit.cli.watch import watched
+from streamkit.cli.watch import Watched, watched
 from streamkit.errors import UsageError
 
 
@@ -23,13 +23,13 @@ def package(path: Path) -> Path:
 
 def test_of_a_module_its_folder_is_watched(here: Path) -> None:
     (here / "watched_module.py").touch()
-    assert watched("watched_module:app") == (frozenset(), {here})
+    assert watched("watched_module:app") == Watched(frozenset(), frozenset({here}))
 
 
 def test_of_a_package_the_whole_tree_is_watched(here: Path) -> None:
     tree = package(here / "watched_package")
     package(tree / "inner")
-    assert watched("watched_package.inner.deep:app") == ({tree}, {here})
+    assert watched("watched_package.inner.deep:app") == Watched(frozenset({tree}), frozenset({here}))
 
 
 def test_packages_beside_the_target_are_watched_and_environments_are_not(here: Path) -> None:
@@ -38,7 +38,7 @@ def test_packages_beside_the_target_are_watched_and_environments_are_not(here: P
     package(here / "venv")
     package(here / ".hidden")
     (here / "data").mkdir()
-    assert watched("watched_module") == ({beside}, {here})
+    assert watched("watched_module") == Watched(frozenset({beside}), frozenset({here}))
 
 
 def test_a_package_without_an_init_file_is_watched(here: Path) -> None:
