@@ -21,7 +21,7 @@ class Found:
 
     brokers: str
     error: str | None = None
-    partitions: Mapping[str, int] = field(default_factory=dict[str, int])  # of the app's topics that exist
+    partitions: Mapping[str, int] | None = None  # of the app's topics that exist; None: it was not asked
     orphaned_topics: list[str] = field(default_factory=list[str])
     orphaned_groups: list[str] = field(default_factory=list[str])
 
@@ -108,5 +108,6 @@ def _function_name(function: object) -> str:
 
 
 def _topic_row(name: str, declared: int | None, found: Found) -> TopicRow:
-    asked = not found.error or bool(found.partitions)
-    return TopicRow(name, declared, name in found.partitions if asked else None, found.partitions.get(name))
+    if found.partitions is None:
+        return TopicRow(name, declared, exists=None, partitions=None)
+    return TopicRow(name, declared, exists=name in found.partitions, partitions=found.partitions.get(name))
