@@ -14,15 +14,15 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PACKAGES = str(Path(__file__).parents[2])
 
 
-def command(arguments: Sequence[str]) -> list[str]:
-    """What starts `streamkit ARGUMENTS` as a child of this process.
+def command(arguments: Sequence[str], *more_flags: str) -> list[str]:
+    """What starts `streamkit ARGUMENTS` as a child of this process; `more_flags` are for the interpreter.
 
     As under the console script, the current directory is not on `sys.path` before the target is loaded: a file of the
     user's that is called `signal.py` must not take the place of the standard library's.
     """
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     program = f"import sys; sys.path.append({_PACKAGES!r}); from streamkit.cli.child import main; main({os.getpid()})"
-    return [sys.executable, *flags, "-P", "-c", program, *arguments]
+    return [sys.executable, *flags, *more_flags, "-P", "-c", program, *arguments]
 
 
 def main(parent: int) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from streamkit.cli.child import command
 
@@ -22,8 +22,9 @@ class Crew:
     They have sessions of their own: Ctrl-C reaches only the supervisor, which passes a stop on in its own time.
     """
 
-    def __init__(self, arguments: Arguments, size: int = 1) -> None:
+    def __init__(self, arguments: Arguments, size: int = 1, flags: Sequence[str] = ()) -> None:
         self._arguments = arguments
+        self._flags = flags
         self._size = size
         self._processes: list[Process] = []
         self._stopping = False
@@ -33,7 +34,7 @@ class Crew:
     async def run(self) -> int:
         """Until all have ended: 0, or the exit code of the first that failed, 1 if a signal has killed it."""
         while len(self._processes) < self._size and not self._stopping:
-            arguments = command(self._arguments(len(self._processes)))
+            arguments = command(self._arguments(len(self._processes)), *self._flags)
             process = await asyncio.create_subprocess_exec(*arguments, start_new_session=True)
             self._processes.append(process)
             if self._stopping:  # told while this one was being started

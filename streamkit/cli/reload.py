@@ -11,6 +11,9 @@ from streamkit.runtime.waiting import unless
 
 log = logging.getLogger("streamkit")
 
+# A cached file is told from a stale one by size and by a time in whole seconds: a quick edit would not be seen.
+NO_BYTECODE = ("-B",)
+
 
 class Reloader:
     """One process at a time. On a change it is stopped in order: a killed one would leave dead members in its groups.
@@ -50,7 +53,7 @@ class Reloader:
 
     async def _run_until_changed(self, changes: Changes) -> tuple[int, str | None]:
         """The process's exit code, and what has changed if that is why it was stopped."""
-        self._crew = Crew(self._arguments)
+        self._crew = Crew(self._arguments, flags=NO_BYTECODE)
         running = asyncio.create_task(self._crew.run())
         changed = asyncio.create_task(changes.wait())
         await asyncio.wait([running, changed], return_when=asyncio.FIRST_COMPLETED)

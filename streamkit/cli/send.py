@@ -120,6 +120,8 @@ def _form(to: Destination, *, key: str | None, headers: tuple[str, ...], **optio
 def _open(path: str | None) -> tuple[int, str]:
     if path is None or path == "-":
         return sys.stdin.fileno(), STANDARD_INPUT
+    if os.path.isdir(path):
+        raise UsageError(f"--file {path}: it is a directory")
     try:
         return os.open(path, os.O_RDONLY), path
     except OSError as error:

@@ -123,6 +123,8 @@ class Sending:
                 await asyncio.sleep(0)  # a file never makes one wait, and the publisher has to come to its turn
         except BadRecord as error:
             raise self._bad_line(number + 1, error) from error
+        except OSError as error:
+            raise StreamkitError(f"{self.source}: {error.strerror}, after line {number}") from error
 
     async def _put(self, recipient: Recipient, number: int, line: bytes) -> None:
         try:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 import os
-import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
 from streamkit.cli.target import module_of
 from streamkit.errors import ConfigurationError, UsageError
+
+log = logging.getLogger("streamkit")
 
 IGNORED = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})  # and whatever begins with a dot
 
@@ -49,10 +52,8 @@ def watched(target: str) -> Watched:
 
 
 def _home(top: str) -> tuple[set[Path], set[Path]]:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    spec = importlib.util.find_spec(top)
+    # Not through sys.path: from then on a file of the user's could take the place of a module that is needed here.
+    spec = PathFinder.find_spec(top, [str(Path.cwd())]) or importlib.util.find_spec(top)
     if spec is None:
         raise UsageError(f"there is no module {top!r} in the current directory or among what is installed")
     if spec.submodule_search_locations is not None:
@@ -90,12 +91,14 @@ async def watching(where: Watched) -> AsyncIterator[Changes]:
         for paths, recursive in ((where.trees, True), (where.folders, False))
         if paths
     ]
+    for task in tasks:
+        task.add_done_callback(_tell)
     # In its first step watchfiles asks the system for the changes: from here on none is missed.
     await asyncio.sleep(0)
     try:
         for task in tasks:
             if task.done():
-                raise ConfigurationError(f"the files cannot be watched: {task.exception()}")
+                raise ConfigurationError("the files cannot be watched; leave out --reload")
         yield changes
     finally:
         for task in tasks:
@@ -113,6 +116,11 @@ async def _watch(paths: Collection[Path], recursive: bool, changes: Changes) -> 
 
     async for found in awatch(*roots, watch_filter=is_code, recursive=recursive):
         changes.note({path for _, path in found})
+
+
+def _tell(watch: asyncio.Task[None]) -> None:
+    if not watch.cancelled():
+        log.error("changes are not seen any more: %s", watch.exception())
 
 
 def _named(paths: Collection[str]) -> str:

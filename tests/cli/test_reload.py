@@ -94,6 +94,17 @@ def test_a_change_while_the_new_code_starts_is_not_lost(made: Program) -> None:
         worker.await_text("third: 2")
 
 
+def test_an_edit_within_the_same_second_and_of_the_same_length_is_seen(made: Program) -> None:
+    path = made.directory / "program.py"
+    with reloading(made) as worker:
+        worker.await_text("first: 1")
+        stamp = path.stat().st_mtime_ns
+        path.write_text(path.read_text().replace("first", "other"))
+        os.utime(path, ns=(stamp, stamp))
+        send(made, 2)
+        worker.await_text("other: 2")
+
+
 def test_code_that_does_not_load_is_shown_and_waited_for(made: Program) -> None:
     with reloading(made) as worker:
         worker.await_text("first: 1")

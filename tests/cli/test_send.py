@@ -16,6 +16,7 @@ from aiokafka import ConsumerRecord
 from streamkit.cli.embedded import EmbeddedBroker
 from streamkit.core.partitioner import Partitioner
 from tests.cli.support import COMMAND, ROOT, Finished, await_records, create_topic, records_of, running, runs, streamkit
+from tests.kafka.server import ExistingKafka, GenuineKafka
 
 SHOP = """
 from dataclasses import dataclass
@@ -244,6 +245,7 @@ def peak_memory(pid: int) -> int:
         (("t", "--envelope", "--key", "k", "--file", "f"), "stand in the lines"),
         (("t", "x", "--header", "nothing"), "write NAME=VALUE"),
         (("t", "--file", "nowhere.jsonl"), "--file nowhere.jsonl: No such file"),
+        (("t", "--file", "."), "--file .: it is a directory"),
         (("t", "x", "--rate", "0"), "--rate"),
     ],
 )
@@ -347,6 +349,36 @@ def test_lines_of_a_pipe_are_sent_as_they_come_and_a_signal_says_how_many(shop: 
     assert (ended.code, ended.errors.count("Traceback")) == (130, 0)
     assert f"sent 2 records to {topic}" in ended.errors
     assert shop.values() == [b"one", b"two"]
+
+
+def test_brokers_that_vanish_end_it_with_what_was_sent(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    with EmbeddedBroker() as broker:
+        shop = Shop(tmp_path, broker.brokers)
+        arguments = ("send", shop.topic(), "--brokers", broker.brokers)
+        variables = {"STREAMKIT_SEND_TIMEOUT": "2s"}
+        with running(shop.directory, *arguments, stdin=reads, environment=variables) as sending:
+            os.write(writes, b"one\n")
+            await_records(broker.brokers, shop.name, 1)
+            broker.stop()
+            os.write(writes, b"two\n")
+            os.close(writes)
+            ended = sending.finish()
+    os.close(reads)
+    assert (ended.code, ended.errors.count("Traceback")) == (1, 0)
+    assert re.search(r"sent 1 record to .*; 1 more may or may not have arrived", ended.errors)
+    assert "nothing was acknowledged for 2 s (send_timeout)" in ended.errors
+
+
+def test_lines_arrive_on_kafka(tmp_path: Path, genuine: GenuineKafka | ExistingKafka) -> None:
+    shop = Shop(tmp_path, genuine.brokers)
+    missing = shop.send("shop:orders", '{"id": "7", "amount": 1}')
+    assert (missing.code, f"--create --topic {shop.name} " in missing.errors) == (78, True)
+    create_topic(shop.brokers, shop.name, 2)
+    lines = b"".join(GOOD % (number, number) for number in range(1000))
+    assert shop.send("shop:orders", "--partition", "1", given=lines).code == 0
+    assert [record.key for record in shop.sent()] == [None] * 1000
+    assert shop.values()[-1] == b'{"id":"999","amount":999.0}'
 
 
 def test_a_terminal_shows_progress_and_is_asked_for_values_only_on_purpose(shop: Shop) -> None:

@@ -117,6 +117,7 @@ def test_the_second_signal_ends_all_at_once(two: tuple[Running, Program]) -> Non
 def test_when_all_are_idle_the_exit_code_is_0(tmp_path: Path, embedded: EmbeddedBroker) -> None:
     made = spread(tmp_path, embedded.brokers)
     fill(made, 8)
+    (tmp_path / "signal.py").write_text("raise AssertionError('not that of the standard library')")
     ended = made.run("--workers", "2", "--stop-when-idle", "300ms")
     assert ended.code == 0
     assert sorted(map(int, re.findall(r"handled (\d+)", ended.output))) == list(range(8))
