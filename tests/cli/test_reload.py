@@ -96,7 +96,7 @@ def test_a_change_while_the_new_code_starts_is_not_lost(made: Program) -> None:
 
 def test_an_edit_within_the_same_second_and_of_the_same_length_is_seen(made: Program) -> None:
     path = made.directory / "program.py"
-    with reloading(made) as worker:
+    with reloading(made, PYTHONDONTWRITEBYTECODE="") as worker:
         worker.await_text("first: 1")
         stamp = path.stat().st_mtime_ns
         path.write_text(path.read_text().replace("first", "other"))
