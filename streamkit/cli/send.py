@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from streamkit.errors import UsageError
 
 if TYPE_CHECKING:
     from streamkit.cli.destination import Destination
-    from streamkit.cli.outgoing import Form
+    from streamkit.cli.outgoing import Form, Outgoing
     from streamkit.settings import Settings
 
 STANDARD_INPUT = "standard input"
@@ -33,12 +34,12 @@ STANDARD_INPUT = "standard input"
 @click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N a second.")
 @click.option("--skip-bad", is_flag=True, help="Report bad lines and go on; exit 1 at the end.")
 @click.option("--dry-run", is_flag=True, help="Only check; send nothing.")
-def send(topic: str, value: str | None, brokers: str | None, **options: Any) -> None:
+def send(topic: str, brokers: str | None, **given: Any) -> None:
     """Send VALUE, or the lines of a file or of standard input, to TOPIC.
 
     TOPIC is a name, and values go as they are; or module:topic for a declared one, and its types check and encode them.
     """
-    _check(value, **options)
+    options = Options(**given)
     import asyncio
 
     from streamkit.cli.destination import destination
@@ -47,35 +48,44 @@ def send(topic: str, value: str | None, brokers: str | None, **options: Any) -> 
     to = destination(topic)
     settings = to.settings(brokers)
     configure_logs(settings.log_format, "warning" if settings.is_default("log_level") else settings.log_level)
-    raise SystemExit(asyncio.run(_send(to, settings, value, **options)))
+    raise SystemExit(asyncio.run(_send(to, settings, options)))
 
 
-def _check(
-    value: str | None,
-    *,
-    file: str | None,
-    key: str | None,
-    key_field: str | None,
-    null: bool,
-    envelope: bool,
-    **rest: Any,
-) -> None:
-    """Raises UsageError for options that contradict each other."""
-    if null and key is None:
-        raise UsageError("--null is a tombstone for a key: give --key, too")
-    if sum((value is not None, file is not None, null)) > 1:
-        raise UsageError("give only one of VALUE, --file and --null")
-    if key is not None and key_field is not None:
-        raise UsageError("give --key or --key-field, not both")
-    if envelope and (key is not None or key_field is not None or rest["partition"] is not None):
-        raise UsageError("with --envelope, keys and partitions stand in the lines")
-    if envelope and null:
-        raise UsageError('with --envelope, a tombstone is a line with "value": null')
-    if value is None and not null and file is None and sys.stdin.isatty():
-        raise UsageError("nothing to send: give VALUE, --file PATH, or lines on standard input")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says of the records. Raises UsageError if it contradicts itself."""
+
+    value: str | None
+    file: str | None
+    key: str | None
+    key_field: str | None
+    headers: tuple[str, ...]
+    partition: int | None
+    null: bool
+    envelope: bool
+    rate: float | None
+    skip_bad: bool
+    dry_run: bool
+
+    def __post_init__(self) -> None:
+        if self.null and self.key is None:
+            raise UsageError("--null is a tombstone for a key: give --key, too")
+        if sum((self.value is not None, self.file is not None, self.null)) > 1:
+            raise UsageError("give only one of VALUE, --file and --null")
+        if self.key is not None and self.key_field is not None:
+            raise UsageError("give --key or --key-field, not both")
+        if self.envelope and any(each is not None for each in (self.key, self.key_field, self.partition)):
+            raise UsageError("with --envelope, keys and partitions stand in the lines")
+        if not self.is_one and self.file is None and sys.stdin.isatty():
+            raise UsageError("nothing to send: give VALUE, --file PATH, or lines on standard input")
+
+    @property
+    def is_one(self) -> bool:
+        """One record, which stands on the command line."""
+        return self.value is not None or self.null
 
 
-async def _send(to: Destination, settings: Settings, value: str | None, **options: Any) -> int:
+async def _send(to: Destination, settings: Settings, options: Options) -> int:
     import asyncio
     import logging
 
@@ -88,33 +98,41 @@ async def _send(to: Destination, settings: Settings, value: str | None, **option
         os._exit(code)
 
     try:
-        form = _form(to, **options)
-        records = [form.tombstone()] if options["null"] else []
-        if value is not None:
-            records = [form.read(os.fsencode(value))]
+        form = _form(to, options)
+        records = [_only(form, options)] if options.is_one else []
     except BadRecord as error:
         raise UsageError(str(error)) from error
     sending = Sending(
-        to.topic, settings, _creation(to, settings), form, records,
-        rate=options["rate"], skip_bad=options["skip_bad"], dry_run=options["dry_run"],
-    )  # fmt: skip
-    if not records:
-        sending.descriptor, sending.source = _open(options["file"])
+        topic=to.topic,
+        settings=settings,
+        creation=_creation(to, settings),
+        form=form,
+        records=records,
+        rate=options.rate,
+        skip_bad=options.skip_bad,
+        dry_run=options.dry_run,
+    )
+    if not options.is_one:
+        sending.descriptor, sending.source = _open(options.file)
     take_signals(asyncio.get_running_loop(), sending.stop, end_now)
     return await sending.run()
 
 
-def _form(to: Destination, *, key: str | None, headers: tuple[str, ...], **options: Any) -> Form:
+def _form(to: Destination, options: Options) -> Form:
     from streamkit.cli.outgoing import Form, parse_headers
 
     return Form(
         to.encoding,
-        key=None if key is None else to.encoding.key(os.fsencode(key)),
-        headers=parse_headers(headers),
-        partition=options["partition"],
-        key_field=options["key_field"],
-        envelope=options["envelope"],
+        key=None if options.key is None else to.encoding.key(os.fsencode(options.key)),
+        headers=parse_headers(options.headers),
+        partition=options.partition,
+        key_field=options.key_field,
+        envelope=options.envelope,
     )
+
+
+def _only(form: Form, options: Options) -> Outgoing:
+    return form.tombstone() if options.value is None else form.read(os.fsencode(options.value))
 
 
 def _open(path: str | None) -> tuple[int, str]:

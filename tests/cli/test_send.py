@@ -200,9 +200,9 @@ def test_a_rate_is_kept_to(shop: Shop) -> None:
 
 
 def test_a_large_file_is_sent_whole_with_little_memory(shop: Shop) -> None:
-    topic = shop.topic(partitions=2)
+    topic = shop.topic(".anything", partitions=2)
     path = shop.lines(b"".join(b'{"id": "%d", "amount": 1, "note": "%s"}\n' % (n, b"x" * 400) for n in range(200_000)))
-    arguments = ("shop:orders", "--key-field", "id", "--file", path, "--brokers", shop.brokers)
+    arguments = ("shop:anything", "--key-field", "id", "--file", path, "--brokers", shop.brokers)
     with running(shop.directory, "send", *arguments) as sending:
         peak = 0
         while runs(sending.pid):
