@@ -129,6 +129,8 @@ def destination(text: str) -> Destination:
             return Destination(valid_topic_name(text), AsGiven(), None, MappingProxyType({}))
         except DeclarationError as error:
             raise UsageError(str(error)) from error
+    if not path:
+        raise UsageError(f"{text!r} is no topic; write NAME, or module:topic for a declared one")
     module = imported(module_of(text))
     topic = _topic(module, path)
     app = next((app for app in _apps(module) if app.topics.get(topic.name) is topic), None)

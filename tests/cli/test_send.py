@@ -237,6 +237,7 @@ def peak_memory(pid: int) -> int:
         (("shop:oders", "{}"), "module 'shop' has no topic 'oders'; did you mean 'orders'?"),
         (("shop:app", "{}"), "shop:app is no Topic (App)"),
         (("shop.py:orders", "{}"), "is a file"),
+        (("shop:", "{}"), "'shop:' is no topic; write NAME, or module:topic"),
         (("nowhere:orders", "{}"), "there is no module 'nowhere'"),
         (("no/topic", "x"), "'no/topic' is not a name"),
         (("t", "--null"), "give --key, too"),

@@ -96,6 +96,11 @@ def test_one_that_is_killed_counts_as_failed(two: tuple[Running, Program]) -> No
     assert len(re.findall("stopped after", ended.errors)) == 1
 
 
+def test_ctrl_c_of_a_terminal_reaches_only_the_supervisor(two: tuple[Running, Program]) -> None:
+    worker, _ = two
+    assert [os.getsid(child) for child in worker.children()] == worker.children()
+
+
 def test_none_outlives_a_supervisor_that_is_killed(two: tuple[Running, Program]) -> None:
     worker, _ = two
     children = worker.children()
