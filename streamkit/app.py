@@ -137,9 +137,10 @@ class App:
     ) -> Topic[Any, Any]:
         """Declare a topic.
 
-        Values are JSON of dict, Any, a dataclass or a msgspec.Struct, or `str` (UTF-8) or `bytes`; `codec` overrides.
-        Keys are str, bytes, int (decimal) or UUID. With `value=Order | None` a null value (tombstone) is read as None.
-        `partitions`, `replication`, `retention` and `config` are for `--create-topics`.
+        Values are JSON of dict, Any, a dataclass, an attrs class, a msgspec.Struct, a TypedDict or a pydantic model; or
+        a faust.Record in the form that Faust writes; or `str` (UTF-8) or `bytes`. `codec` overrides; it must not be
+        async. Keys are str, bytes, int (decimal) or UUID. With `value=Order | None` a null value (tombstone) is read as
+        None. `partitions`, `replication`, `retention` and `config` are for `--create-topics`. See docs/types.md.
 
         The same topic may be declared again with the same arguments. Raises DeclarationError otherwise, and for a name
         or a type that cannot be.

@@ -38,6 +38,10 @@ class Refund(faust.Record, allow_blessed_key=True):
     id: str
 
 
+class ExpressRefund(Refund):
+    hours: int = 24
+
+
 class Plain(faust.Record):
     id: str
 
@@ -93,6 +97,8 @@ class Guarded(faust.Record):
     def __post_init__(self) -> None:
         if self.id == "no":
             raise LookupError("no such order")
+        if len(self.id) > 100:
+            raise ValueError(f"too long: {self.id}")
 
 
 class Animal(faust.Record, abstract=True, polymorphic_fields=True): ...
@@ -227,8 +233,8 @@ def test_bytes_that_are_no_json_are_refused(data: bytes) -> None:
 
 
 def test_an_error_never_holds_the_whole_value() -> None:
-    with pytest.raises(DecodeError) as caught:
-        codec_for(Coerced).decode(b'{"id":"a","cents":"' + b"x" * 100_000 + b'"}')
+    with pytest.raises(DecodeError, match=r"^Guarded: too long: xxx") as caught:
+        codec_for(Guarded).decode(b'{"id":"' + b"x" * 100_000 + b'"}')
     assert len(str(caught.value)) < 400
 
 
@@ -245,6 +251,12 @@ def test_a_subclass_is_revived_where_faust_does_so(faust_app: Any) -> None:
 def test_a_value_that_says_it_is_of_an_unrelated_class_is_refused(stranger: Any) -> None:
     with pytest.raises(DecodeError, match=rf"^Order: the value says that it is a {stranger.__name__} \(.*\)$"):
         codec_for(Order).decode(named(stranger, id="a"))
+
+
+def test_a_record_of_the_class_above_is_refused_if_faust_revives_it_and_else_read_as_the_declared_one() -> None:
+    with pytest.raises(DecodeError, match=r"^ExpressRefund: Faust made a Refund of it$"):
+        codec_for(ExpressRefund).decode(named(Refund, id="a"))
+    assert codec_for(Express).decode(named(Order, id="a")) == Express(id="a")
 
 
 def test_a_record_of_an_unrelated_class_inside_another_is_refused() -> None:

@@ -160,6 +160,8 @@ def test_the_wire_form_is_that_of_pydantic_under_the_names_that_are_read() -> No
 
 def test_coercion_is_pydantics_default_unless_the_model_is_strict() -> None:
     assert codec_for(Order).decode(b'{"id":"a","cents":"5","more":1}') == Order(id="a", cents=5)
+    assert codec_for(Point).decode(b'{"x":"5"}') == Point(5)
+    assert codec_for(Point3D).decode(b'{"x":"5"}') == Point3D(5)
     with pytest.raises(DecodeError, match="count: Input should be a valid integer"):
         codec_for(Strict).decode(b'{"count":"5"}')
     with pytest.raises(DecodeError, match="more: Extra inputs are not permitted"):

@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
-from streamkit.cli.options import EXIT_CODES, OTHER_SETTINGS, Command, target, worker_options
-
-if TYPE_CHECKING:
-    from streamkit.topic import Topic
-
-DEFAULT_PARTITIONS = 4
+from streamkit.cli.options import Command, as_arguments, epilog, target, worker_options
 
 
-@click.command(cls=Command, epilog=OTHER_SETTINGS + EXIT_CODES)
+@click.command(cls=Command, epilog=epilog("streamkit dev shop --port 19092"))
 @target
 @click.option("--port", type=click.IntRange(1, 65_535), help="The broker's port on 127.0.0.1.  [default: a free one]")
+@click.option(
+    "--reload/--no-reload",
+    default=None,
+    help="Start anew when the code changes.  [default: if watchfiles is installed]",
+)
 @worker_options
-def dev(target: str, agents: tuple[str, ...], port: int | None, **settings: str | None) -> None:
-    """Run the agents of TARGET on an embedded broker: no Kafka, Docker or Java needed.
+def dev(target: str, agents: tuple[str, ...], port: int | None, reload: bool | None, **settings: str | None) -> None:
+    """Run the agents of TARGET (module:app) on an embedded broker.
 
-    TARGET is module:app, or just module when it holds one App. Topics are created, with 4 partitions where none are
-    declared. The broker keeps its records in memory, and ends with the worker.
+    No Kafka, Docker or Java is needed. Topics are created, with 4 partitions where none are declared. The broker keeps
+    its records in memory across reloads, and ends with the command.
     """
+    from streamkit.cli.signals import exit_on_signals
+
+    exit_on_signals()
     import logging
     import os
     from contextlib import ExitStack
 
+    from streamkit.cli.crew import Crew
     from streamkit.cli.embedded import EmbeddedBroker
-    from streamkit.cli.launch import launch
     from streamkit.cli.logs import configure_logs
-    from streamkit.cli.target import chosen_agents, load_app
+    from streamkit.cli.reload import Reloader
+    from streamkit.cli.supervise import supervise
+    from streamkit.cli.watch import can_watch, require_watchfiles, watched
     from streamkit.errors import ConfigurationError
+    from streamkit.settings import Settings
 
-    app = load_app(target)
-    chosen = chosen_agents(app, agents)
+    if reload:
+        require_watchfiles()
+    where = watched(target)
     broker = EmbeddedBroker(port)
-    resolved = app.settings({**settings, "brokers": broker.brokers}, os.environ)
+    resolved = Settings.load({**settings, "brokers": broker.brokers}, os.environ, {})
     configure_logs(resolved.log_format, resolved.log_level)
+
+    def arguments(_number: int) -> list[str]:
+        options = as_arguments(agents, {**settings, "brokers": broker.brokers})
+        return ["worker", "--one-broker", "--create-topics", *options, "--", target]
+
+    reloads = can_watch() if reload is None else reload
+    supervised = Reloader(arguments, where) if reloads else Crew(arguments)
     with ExitStack() as stack:
         try:
             stack.enter_context(broker)
         except RuntimeError as error:
             raise ConfigurationError(str(error)) from error
-        logging.getLogger("streamkit").info("embedded broker at %s; it keeps nothing when it ends", broker.brokers)
-        topics = [_on_one_broker(topic) for topic in app.topics.values()]
-        code = launch(app, chosen, topics, resolved, create_topics=True, clean_up=broker.stop)
+        logging.getLogger("streamkit").info(
+            "embedded broker at %s; other tools join it with --brokers %s; it keeps nothing when it ends",
+            broker.brokers,
+            broker.brokers,
+        )
+        code = supervise(supervised, clean_up=broker.stop)
     raise SystemExit(code)
-
-
-def _on_one_broker(topic: Topic[Any, Any]) -> Topic[Any, Any]:
-    from dataclasses import replace
-
-    return replace(topic, partitions=topic.partitions or DEFAULT_PARTITIONS, replication=1)

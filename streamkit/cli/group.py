@@ -1,10 +1,30 @@
 """`streamkit`: the commands under one name."""
 
+from __future__ import annotations
+
+import difflib
+import os
+
 import click
 
+from streamkit.cli.agents import agents
 from streamkit.cli.dev import dev
+from streamkit.cli.send import send
 from streamkit.cli.version import version
 from streamkit.cli.worker import worker
+
+
+class Group(click.Group):
+    """Suggests the command that was meant, as click does for options."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
+        return super().resolve_command(ctx, args)
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -13,13 +33,20 @@ def _show_version(context: click.Context, _parameter: click.Parameter, wanted: b
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: streamkit dev hello, for the module hello.py with an App in it.",
+)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it and exit."
 )
-def group() -> None:
+@click.pass_context
+def group(context: click.Context) -> None:
     """Agents over typed Kafka topics: nothing is lost, nothing overtakes, nothing is hidden."""
+    if os.environ.get("NO_COLOR"):  # click does not know of it
+        context.color = False
 
 
-group.add_command(worker)
-group.add_command(dev)
+for command in (worker, dev, send, agents):
+    group.add_command(command)

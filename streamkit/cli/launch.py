@@ -37,12 +37,8 @@ def launch(
     settings: Settings,
     *,
     create_topics: bool = False,
-    clean_up: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run the agents until they are stopped or fail; the exit code. What failed has been reported when this returns.
-
-    `clean_up` is called if the process ends without returning from here.
-    """
+    """Run the agents until they are stopped or fail; the exit code. What failed has been reported when this returns."""
     configure_logs(settings.log_format, settings.log_level)
     report = logged_report if settings.log_format == "json" else plain_report
     slots = WorkerSlots(version())
@@ -69,7 +65,6 @@ def launch(
     )
 
     def end_now(code: int) -> None:
-        clean_up()
         logging.shutdown()
         os._exit(code)
 
@@ -84,7 +79,7 @@ def launch(
 
     try:
         with asyncio.Runner() as runner:
-            take_signals(runner.get_loop(), worker.stop, end_now)
+            take_signals(runner.get_loop(), lambda _number: worker.stop(), end_now)
             return runner.run(run())
     except SystemExit as error:
         # From a handler or its tasks. What it asks for is not what has happened: nothing was drained or committed.

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
-QUIET = ("aiokafka", "aiohttp.access")  # below a warning they tell of themselves, not of the work
+QUIET = ("aiokafka", "aiohttp.access", "watchfiles")  # below a warning they tell of themselves, not of the work
 
 
 def configure_logs(format: str, level: str) -> None:

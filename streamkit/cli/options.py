@@ -1,6 +1,6 @@
-"""What the commands that run a worker have in common: their options, and how their errors end the process."""
+"""What the commands have in common: options, and how their errors end the process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -8,16 +8,17 @@ import click
 from streamkit.cli.failures import plain_report
 from streamkit.errors import ConfigurationError, StreamkitError
 
-EXIT_CODES = """
-Exit codes: 0 stopped in order; 1 failed while running; 2 bad target or usage; 78 configuration (settings, declarations,
-a missing topic, a busy port); 130 and 143 on a second SIGINT or SIGTERM.
-"""
-
-OTHER_SETTINGS = """
-Every setting can also be given as a variable STREAMKIT_NAME or as App(name=...); docs/settings.md lists them.
-"""
+INTERRUPTED = 130
 
 Function = Callable[..., Any]
+
+
+def epilog(example: str) -> str:
+    """What stands below the options of every command."""
+    return f"""\b
+Example: {example}
+Exit codes: 0 done; 1 failed; 2 usage; 78 configuration; 130, 143 signals.
+docs/cli.md says more, docs/settings.md lists the settings (STREAMKIT_NAME)."""
 
 
 class Command(click.Command):
@@ -30,10 +31,18 @@ class Command(click.Command):
         except StreamkitError as error:
             plain_report(error)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
 
 
 def target(function: Function) -> Function:
     return click.argument("target")(function)
+
+
+def brokers_option(function: Function) -> Function:
+    return click.option("--brokers", metavar="HOST:PORT,...", help="Brokers to start from.  [default: localhost:9092]")(
+        function
+    )
 
 
 def worker_options(function: Function) -> Function:
@@ -45,19 +54,17 @@ def worker_options(function: Function) -> Function:
 
 _WORKER_OPTIONS = (
     click.option("--agent", "agents", multiple=True, metavar="NAME", help="Run only this agent; may be repeated."),
-    click.option(
-        "--http",
-        metavar="HOST:PORT|off",
-        help="Where /metrics, /livez and /readyz are served.  [default: 127.0.0.1:9464]",
-    ),
-    click.option(
-        "--stop-when-idle",
-        metavar="DURATION",
-        help="Exit 0 when everything has been settled to its end for this long, for example 3s.",
-    ),
-    click.option("--log-format", metavar="text|json", help="Logs for people or for machines.  [default: text]"),
-    click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [default: info]"),
+    click.option("--http", metavar="HOST:PORT|off", help="Metrics and health.  [default: 127.0.0.1:9464]"),
+    click.option("--stop-when-idle", metavar="DURATION", help="Exit 0 when all is settled for this long."),
+    click.option("--log-format", metavar="text|json", help="For people or for machines.  [default: text]"),
+    click.option("--log-level", metavar="LEVEL", help="debug, info, warning, error.  [default: info]"),
 )
+
+
+def as_arguments(agents: Sequence[str], settings: Mapping[str, str | None]) -> list[str]:
+    """The same options once more, for another process."""
+    given = {name.replace("_", "-"): value for name, value in settings.items() if value is not None}
+    return [*(f"--agent={name}" for name in agents), *(f"--{name}={value}" for name, value in given.items())]
 
 
 def _refuse_optimized_python() -> None:

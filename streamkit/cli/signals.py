@@ -15,8 +15,21 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SIGNALLED = 128  # what a shell adds to the number of the signal that ended a process
 
 
-def take_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], end_now: Callable[[int], None]) -> None:
-    """`stop` is called in the loop; `end_now(exit code)` in the signal handler, even while the loop is blocked.
+def exit_on_signals() -> None:
+    """Until `take_signals`, let the first one raise SystemExit, so that what has been started is taken down again."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        _ignore_signals()
+        raise SystemExit(SIGNALLED + number)
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
+
+
+def take_signals(
+    loop: asyncio.AbstractEventLoop, stop: Callable[[signal.Signals], None], end_now: Callable[[int], None]
+) -> None:
+    """`stop(signal)` is called in the loop; `end_now(exit code)` in the signal handler, even while the loop is blocked.
 
     That is why these are not the loop's own signal handlers: they wait for the loop. They stay until the process ends:
     a second signal that comes when the worker has just stopped must not raise KeyboardInterrupt in what is left.
@@ -29,11 +42,11 @@ def take_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], end_
         if received > 1:
             end_now(SIGNALLED + number)
         elif not loop.is_closed():
-            loop.call_soon_threadsafe(begin_to_stop, signal.Signals(number).name)
+            loop.call_soon_threadsafe(begin_to_stop, signal.Signals(number))
 
-    def begin_to_stop(name: str) -> None:
-        log.info("%s: stopping; once more to end at once", name)
-        stop()
+    def begin_to_stop(number: signal.Signals) -> None:
+        log.info("%s: stopping; once more to end at once", number.name)
+        stop(number)
 
     for number in SIGNALS:
         signal.signal(number, handle)

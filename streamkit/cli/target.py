@@ -23,12 +23,18 @@ def load_app(target: str) -> App:
     Raises UsageError if there is none; ImportFailed if the module raises; the module's own ConfigurationError with the
     line that caused it as a note.
     """
+    module = imported(module_of(target))
+    attribute = target.partition(":")[2]
+    return _named(module, attribute) if attribute else _only(module)
+
+
+def module_of(target: str) -> str:
+    """The name of the target's module. Raises UsageError for what cannot be a target."""
     module_name, colon, attribute = target.partition(":")
     _refuse_file(target, module_name, attribute)
     if not all(part.isidentifier() for part in module_name.split(".")) or (colon and not attribute):
         raise UsageError(f"{target!r} is not a target; write module:app, or module when it holds one App")
-    module = _import(module_name)
-    return _named(module, attribute) if attribute else _only(module)
+    return module_name
 
 
 def chosen_agents(app: App, names: Sequence[str]) -> list[Agent[Any, Any]]:
@@ -37,7 +43,7 @@ def chosen_agents(app: App, names: Sequence[str]) -> list[Agent[Any, Any]]:
         raise UsageError(f"app {app.name!r} declares no agents; write @app.agent(TOPIC) above an async function")
     for name in names:
         if name not in app.agents:
-            raise UsageError(f"app {app.name!r} has no agent {name!r}{_instead(name, list(app.agents))}")
+            raise UsageError(f"app {app.name!r} has no agent {name!r}{instead(name, list(app.agents))}")
     return [agent for agent in app.agents.values() if not names or agent.name in names]
 
 
@@ -49,7 +55,8 @@ def _refuse_file(target: str, module_name: str, attribute: str) -> None:
         raise UsageError(f"{target!r} is a file; TARGET is a module: {better}")
 
 
-def _import(name: str) -> ModuleType:
+def imported(name: str) -> ModuleType:
+    """The module, looked for in the current directory first. Raises as `load_app` does."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -59,7 +66,7 @@ def _import(name: str) -> ModuleType:
         missing = error.name or ""
         if not f"{name}.".startswith(f"{missing}.") or users_traceback(error, if_any=True):
             raise ImportFailed(name) from error
-        raise UsageError(f"there is no module {missing!r}{_instead(missing, _modules_beside(missing))}") from None
+        raise UsageError(f"there is no module {missing!r}{instead(missing, _modules_beside(missing))}") from None
     except ConfigurationError as error:
         error.add_note(users_line(error))
         raise
@@ -75,8 +82,8 @@ def _named(module: ModuleType, name: str) -> App:
     apps = list(_apps(module))
     if hasattr(module, name):
         kind = type(found).__name__
-        raise UsageError(f"{module.__name__}:{name} is no App ({kind}){_instead(name, apps)}")
-    raise UsageError(f"module {module.__name__!r} has no {name!r}{_instead(name, apps)}")
+        raise UsageError(f"{module.__name__}:{name} is no App ({kind}){instead(name, apps)}")
+    raise UsageError(f"module {module.__name__!r} has no {name!r}{instead(name, apps)}")
 
 
 def _only(module: ModuleType) -> App:
@@ -101,7 +108,7 @@ def _modules_beside(missing: str) -> list[str]:
     return [found.name for found in pkgutil.iter_modules(paths, prefix)]
 
 
-def _instead(name: str, known: Sequence[str]) -> str:
+def instead(name: str, known: Sequence[str]) -> str:
     """`; did you mean 'orders'?`, or what there is."""
     close = difflib.get_close_matches(name, known, n=1)
     if close:

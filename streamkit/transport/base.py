@@ -227,6 +227,14 @@ class Admin(Protocol):
         """The topics that exist. Never creates one."""
         ...
 
+    async def all_topics(self) -> frozenset[str]:
+        """The names of all topics that this client may see, but Kafka's own (`__...`)."""
+        ...
+
+    async def all_groups(self) -> frozenset[str]:
+        """The consumer groups that the brokers know: with members, or with offsets that they keep. Raises Refused."""
+        ...
+
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:
         """Create those that do not exist. Raises Refused."""
         ...

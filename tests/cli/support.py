@@ -13,7 +13,7 @@ from pathlib import Path
 from signal import Signals
 from uuid import uuid4
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 
 from streamkit import TopicPartition
 from streamkit.settings import Settings
@@ -59,6 +59,22 @@ class Running:
             assert not ended and time.monotonic() < deadline, f"no {pattern!r} in:\n{text}"
             time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def children(self) -> list[int]:
+        """The processes that it has started and that still run."""
+        return children_of(self.pid)
+
     def signal(self, number: Signals) -> None:
         self._process.send_signal(number)
 
@@ -74,7 +90,12 @@ class Running:
 
 
 @contextmanager
-def running(directory: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
+def running(
+    directory: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
+) -> Iterator[Running]:
     """Start `streamkit` in the directory; it does not outlive the block."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STREAMKIT_")}
     variables = {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})}
@@ -84,7 +105,7 @@ def running(directory: Path, *arguments: str, environment: Mapping[str, str] | N
             [*COMMAND, *arguments],
             cwd=directory,
             env=variables,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=errors,
         )
@@ -95,10 +116,41 @@ def running(directory: Path, *arguments: str, environment: Mapping[str, str] | N
         process.wait()
 
 
-def streamkit(directory: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Finished:
-    """Run `streamkit` in the directory to its end."""
-    with running(directory, *arguments, environment=environment) as process:
-        return process.finish()
+def streamkit(
+    directory: Path, *arguments: str, environment: Mapping[str, str] | None = None, given: bytes | None = None
+) -> Finished:
+    """Run `streamkit` in the directory to its end, with `given` on its standard input."""
+    reads, writes = os.pipe()
+    try:
+        with running(directory, *arguments, environment=environment, stdin=reads) as process:
+            if given is not None:
+                os.write(writes, given)
+            os.close(writes)
+            return process.finish()
+    finally:
+        os.close(reads)
+
+
+def children_of(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def await_gone(pids: Sequence[int]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while left := [pid for pid in pids if runs(pid)]:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.02)
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and not only its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -153,6 +205,40 @@ def program(directory: Path, brokers: str, code: str, values: Sequence[bytes] = 
     made = module(directory, brokers, code)
     asyncio.run(_fill(made, values))
     return made
+
+
+def create_topic(brokers: str, name: str, partitions: int = 1) -> None:
+    async def create() -> None:
+        admin = KafkaTransport(Settings.load({"brokers": brokers}, {}, {})).admin()
+        await admin.start()
+        try:
+            await admin.create_topics([NewTopic(name, partitions, None, {})])
+        finally:
+            await admin.stop()
+
+    asyncio.run(create())
+
+
+def records_of(brokers: str, topic: str) -> list[ConsumerRecord[bytes, bytes]]:
+    """Everything that lies in the topic, by partition."""
+
+    async def read() -> list[ConsumerRecord[bytes, bytes]]:
+        async with AIOKafkaConsumer(topic, bootstrap_servers=brokers, auto_offset_reset="earliest") as consumer:
+            ends = await consumer.end_offsets(sorted(consumer.assignment()))
+            found: list[ConsumerRecord[bytes, bytes]] = []
+            while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += records
+        return sorted(found, key=lambda record: (record.partition, record.offset))
+
+    return asyncio.run(read())
+
+
+def await_records(brokers: str, topic: str, count: int) -> list[ConsumerRecord[bytes, bytes]]:
+    deadline = time.monotonic() + TIMEOUT
+    while len(found := records_of(brokers, topic)) < count:
+        assert time.monotonic() < deadline, found
+    return found
 
 
 async def _fill(made: Program, values: Sequence[bytes]) -> None:

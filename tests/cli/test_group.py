@@ -9,14 +9,14 @@ from click.testing import CliRunner
 from streamkit.cli.group import group
 from tests.cli.support import ROOT, streamkit
 
-HEAVY = ("aiokafka", "aiohttp", "prometheus_client", "faust", "pydantic", "structlog", "rich")
+HEAVY = ("aiokafka", "aiohttp", "prometheus_client", "faust", "pydantic", "structlog", "rich", "watchfiles")
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from streamkit.cli.group import group\n"
-        "for arguments in (['--help'], ['worker', '--help'], ['dev', '--help']):\n"
-        "    group(arguments, standalone_mode=False)\n"
+        "for arguments in ([], ['worker'], ['dev'], ['send'], ['agents']):\n"
+        "    group([*arguments, '--help'], standalone_mode=False)\n"
         f"sys.exit(str([name for name in {HEAVY!r} if name in sys.modules] or ''))"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -38,6 +38,30 @@ def test_the_version_is_shown(tmp_path: Path) -> None:
     ended = streamkit(tmp_path, "--version")
     assert ended.code == 0
     assert ended.output.startswith("streamkit ")
+
+
+@pytest.mark.parametrize("command", ["", *group.commands])
+def test_help_fits_on_a_screen_and_has_an_example(command: str) -> None:
+    shown = CliRunner().invoke(group, [*command.split(), "--help"], prog_name="streamkit", terminal_width=80).output
+    assert "Example: streamkit " in shown
+    assert len(shown.splitlines()) <= 28
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [(("wroker", "x"), "Did you mean 'worker'?"), (("worker", "x", "--relaod"), "Did you mean --reload?")],
+)
+def test_what_was_meant_is_suggested(arguments: tuple[str, ...], suggestion: str) -> None:
+    ended = CliRunner().invoke(group, arguments, prog_name="streamkit")
+    assert (ended.exit_code, suggestion in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_no_color_is_honoured(no_color: str, coloured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    ended = CliRunner().invoke(group, ["worker", "no target"], prog_name="streamkit", color=True)
+    assert ("\x1b[" in ended.stderr) == coloured
 
 
 @pytest.mark.parametrize("arguments", [(), ("worker",), ("wroker", "x"), ("worker", "x", "--no-such-option")])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from streamkit.cli.embedded import EmbeddedBroker
-from tests.cli.support import program
+from tests.cli.support import module, program
 
 HANDLER = """
 @app.agent(source)
@@ -63,6 +63,15 @@ def test_what_never_ends_does_not_keep_the_process(tmp_path: Path, embedded: Emb
         ended = worker.finish()
     assert (ended.code, "stopped after" in ended.errors) == (0, True)
     assert made.committed("slow") == 0
+
+
+def test_a_signal_while_the_target_is_imported_ends_the_process_without_a_traceback(tmp_path: Path) -> None:
+    made = module(tmp_path, "127.0.0.1:1", "print('importing'); time.sleep(60)")
+    with made.start() as worker:
+        worker.await_text("importing")
+        worker.signal(signal.SIGINT)
+        ended = worker.finish()
+    assert (ended.code, ended.errors) == (130, "")
 
 
 AT_THE_VERY_END = """

@@ -59,6 +59,12 @@ class FakeAdmin:
     async def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
         raise NotImplementedError
 
+    async def all_topics(self) -> frozenset[str]:
+        raise NotImplementedError
+
+    async def all_groups(self) -> frozenset[str]:
+        raise NotImplementedError
+
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:
         raise NotImplementedError
 

@@ -750,6 +750,18 @@ async def log_ranges_are_known_from_outside(world: World) -> None:
 
 
 @case()
+async def topics_and_groups_can_be_listed(world: World) -> None:
+    assert not {name for name in await world.admin.all_topics() if name.startswith("__")}
+    topic, group, other = await world.topic(), world.name("group"), world.name("group")
+    assert topic in await world.admin.all_topics()
+    member = await world.member(group, topic)
+    await world.until(lambda: bool(member.partitions))
+    await member.commit(TopicPartition(topic, 0), 0)
+    await member.consumer.stop()
+    assert {group, other} & await world.admin.all_groups() == {group}
+
+
+@case()
 async def nothing_asked_for_is_nothing_answered(world: World) -> None:
     assert await world.admin.topics([]) == {}
     assert await world.admin.log_ranges([]) == {}

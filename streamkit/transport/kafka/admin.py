@@ -26,6 +26,8 @@ TOPIC_ALREADY_EXISTS = 36
 MAX_MESSAGE_BYTES = "max.message.bytes"
 BROKER_DEFAULT = -1
 STOP_TIMEOUT = 2.0
+KAFKAS_OWN = "__"
+CONSUMERS = ("consumer", "")  # empty: offsets were stored for the group, and nobody has joined it
 
 
 class KafkaAdmin:
@@ -59,6 +61,18 @@ class KafkaAdmin:
                 counts = {row["topic"]: len(row["partitions"]) for row in described if _exists(row)}
                 limits = await self._message_limits(counts)
         return {name: TopicInfo(count, limits.get(name)) for name, count in counts.items()}
+
+    async def all_topics(self) -> frozenset[str]:
+        with translated():
+            async with asyncio.timeout(self._settings.request_timeout):
+                names = await self._admin.list_topics()
+        return frozenset(name for name in names if not name.startswith(KAFKAS_OWN))
+
+    async def all_groups(self) -> frozenset[str]:
+        with translated():
+            async with asyncio.timeout(self._settings.request_timeout):
+                groups = await self._admin.list_consumer_groups()
+        return frozenset(name for name, protocol in groups if protocol in CONSUMERS)
 
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:
         wanted = [

@@ -23,6 +23,14 @@ class MemoryAdmin:
         found = {name: self._broker.topics[name] for name in names if name in self._broker.topics}
         return {name: TopicInfo(len(topic.partitions), topic.max_message_bytes) for name, topic in found.items()}
 
+    async def all_topics(self) -> frozenset[str]:
+        await self._broker.travel(self._timeout)
+        return frozenset(self._broker.topics)
+
+    async def all_groups(self) -> frozenset[str]:
+        await self._broker.travel(self._timeout)
+        return frozenset(name for name, group in self._broker.groups.items() if group.members or group.offsets)
+
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:
         await self._broker.create_topics(topics, self._timeout)
 

@@ -1,0 +1,46 @@
+"""An inventory for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from streamkit.cli.inventory import AgentRow, Inventory, TopicRow
+
+NOTHING = "–"
+
+
+def show(inventory: Inventory) -> None:
+    """Print it: in 80 columns and without colours where standard output is no terminal."""
+    console = Console(highlight=False, emoji=False, markup=False)
+    agents = _table(("agent", "shape", "concurrency", "order", "topics → sink, group"), map(_agent, inventory.agents))
+    topics = _table(("topic", "declared partitions", "exists", "partitions"), map(_topic, inventory.topics))
+    console.print(agents, "", topics, sep="\n")
+    if inventory.error is not None:
+        console.print(f"\nThe cluster at {inventory.brokers} could not be asked: {inventory.error}", soft_wrap=True)
+    for kind, names in inventory.orphans.items():
+        if names:
+            console.print(f"\nOrphaned {kind}, which app {inventory.app} does not declare any more:")
+            console.print(*(f"  {name}" for name in names), sep="\n", soft_wrap=True)
+
+
+def _agent(row: AgentRow) -> Sequence[str]:
+    # Below each other: side by side they would not fit, and names that are cut in two cannot be copied.
+    names = [*row.topics, *([f"→ {row.sink}"] if row.sink else []), f"group {row.group}"]
+    return row.name, row.shape, str(row.concurrency), row.order_by, "\n".join(names)
+
+
+def _topic(row: TopicRow) -> Sequence[str]:
+    exists = {True: "yes", False: "no", None: "?"}[row.exists]
+    return row.name, str(row.declared_partitions or NOTHING), exists, str(row.partitions or NOTHING)
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
