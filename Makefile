@@ -13,11 +13,11 @@ CHECKS := ruff format mypy basedpyright imports typing
 stage = @start=$$(date +%s); code=0; { $(2); } || code=$$?; echo "-- $(1): $$(($$(date +%s) - start)) s"; exit $$code
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage test-kafka chaos bench $(BENCHMARKS:%=bench-%) mutants docs format \
+.PHONY: help setup demo test coverage test-kafka chaos bench $(BENCHMARKS:%=bench-%) mutants docs docs-snippets format \
 	check $(CHECKS:%=check-%)
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
 setup: $(VENV)/.ready ## a virtual environment with everything; once, and again when pyproject.toml changes
 
@@ -53,8 +53,11 @@ $(BENCHMARKS:%=bench-%): bench-%: setup
 mutants: setup ## the tests notice each of the faults that must never come in
 	$(call stage,mutants,$(BIN)/python -m tests.mutants)
 
-docs: setup ## the pages are true: their links, and the list of settings
-	$(call stage,docs,$(BIN)/python -m pytest tests/docs tests/test_settings.py)
+docs: setup ## the pages are true: their links, programs and commands, and the list of settings
+	$(call stage,docs,$(BIN)/python -m pytest tests/docs tests/test_settings.py tests/cli/test_readme.py)
+
+docs-snippets: setup ## put the examples' parts into the pages anew
+	$(call stage,snippets,$(BIN)/python docs/snippets.py)
 
 format: setup ## rewrite the code in the house's layout
 	$(call stage,format,$(BIN)/ruff check --fix --quiet; $(BIN)/ruff format)
