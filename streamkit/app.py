@@ -346,17 +346,23 @@ class App:
             if other.group == agent.group:
                 raise DeclarationError(
                     f"agent {agent.name!r}, group: {agent.group!r} is the group of agent {other.name!r} already; "
-                    "each agent needs its own"
+                    "each agent needs its own: leave group= out, or give another name"
                 )
         self._agents[agent.name] = agent
 
 
 def _check_topic(parameter: str, topic: object) -> None:
-    if not isinstance(topic, Topic):
+    if isinstance(topic, Topic):
+        return
+    if inspect.isfunction(topic):
         raise DeclarationError(
-            f"App.agent, {parameter}: {topic!r} is not a topic. Declare one, `orders = app.topic(NAME, value=TYPE)`, "
-            "and write `@app.agent(orders)`"
+            f"App.agent, {parameter}: it is missing; write `@app.agent(TOPIC)` above {topic.__qualname__}"
         )
+    use = "sink=orders" if parameter == "sink" else "orders"
+    raise DeclarationError(
+        f"App.agent, {parameter}: {topic!r} is not a topic. Declare one, `orders = app.topic(NAME, value=TYPE)`, "
+        f"and write `@app.agent({'..., ' if parameter == 'sink' else ''}{use})`"
+    )
 
 
 def _handler_name(handler: object) -> object:

@@ -112,6 +112,8 @@ def _function(handler: Any) -> Any:
 def _not_async(agent: str, inner: object) -> str:
     if not callable(inner):
         return f"agent {agent!r}: its handler is {inner!r}, not a function"
+    if isinstance(inner, type):
+        return f"agent {agent!r}: its handler is the class {inner.__qualname__}; decorate an `async def` function"
     kind = "a plain generator" if inspect.isgeneratorfunction(inner) else "not async"
     return (
         f"agent {agent!r}: its handler is {kind}. Declare it with `async def`, and run what blocks with "
@@ -130,7 +132,9 @@ def _only_parameter(agent: str, signature: inspect.Signature) -> inspect.Paramet
             f"agent {agent!r}: its handler is called with one argument, and parameter {surplus[0]!r} would be missing. "
             "Take `Record[K, V]` to see key, headers and the rest"
         )
-    raise DeclarationError(f"agent {agent!r}: its handler has no parameter to take the value or the record")
+    raise DeclarationError(
+        f"agent {agent!r}: its handler has no parameter to take the value or the record: async def name(order: Order)"
+    )
 
 
 def _evaluate(annotation: Any, names: dict[str, Any], scope: Mapping[str, Any]) -> object:
@@ -195,7 +199,7 @@ def _wrong_parameter(signature: Signature, fact: str, given: object, asked: obje
 
 def _check_result(signature: Signature, ends: Ends) -> None:
     if signature.is_generator and ends.sink is None:
-        raise _wrong_result(signature, "it yields values, but the agent has no sink=")
+        raise _wrong_result(signature, "it yields values, but the agent has no sink=; give it one")
     if signature.returns is EMPTY:
         return
     for member in members(_yielded(signature)):
@@ -243,7 +247,10 @@ def _check_returned(signature: Signature, member: object, ends: Ends) -> None:
     if member is Output or get_origin(member) is Output:
         _check_output(signature, member, ends)
     elif ends.sink is None:
-        raise _wrong_result(signature, f"it {signature.verb} {describe(member)}, but the agent has no sink=")
+        raise _wrong_result(
+            signature,
+            f"it {signature.verb} {describe(member)}, but the agent has no sink=; give it one, or return None",
+        )
     elif not fits(member, ends.sink_value):
         raise _wrong_sink(signature, member, ends)
     elif ends.key != ends.sink_key:
@@ -259,7 +266,10 @@ def _check_output(signature: Signature, member: object, ends: Ends) -> None:
     if value in (Any, Never, NoReturn):
         return
     if ends.sink is None:
-        raise _wrong_result(signature, f"it {signature.verb} {describe(member)}, but the agent has no sink=")
+        raise _wrong_result(
+            signature,
+            f"it {signature.verb} {describe(member)}, but the agent has no sink=; give it one, or return None",
+        )
     if not fits(value, ends.sink_value):
         raise _wrong_sink(signature, member, ends)
 

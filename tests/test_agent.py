@@ -230,15 +230,18 @@ def test_a_result_without_a_sink_is_refused() -> None:
     async def value(order: Order) -> Invoice: ...  # type: ignore[empty-body]
     async def output(order: Order) -> Output[Invoice]: ...  # type: ignore[empty-body]
 
-    assert refusal(value) == "agent 'value', result: it returns Invoice, but the agent has no sink="
-    assert refusal(output) == "agent 'output', result: it returns Output[Invoice], but the agent has no sink="
+    assert (
+        refusal(value)
+        == "agent 'value', result: it returns Invoice, but the agent has no sink=; give it one, or return None"
+    )
+    assert "it returns Output[Invoice], but the agent has no sink=; give it one, or return None" in refusal(output)
 
 
 def test_a_generator_without_a_sink_is_refused() -> None:
     async def a(order: Order) -> AsyncIterator[Invoice]:
         yield Invoice(order.id)
 
-    assert refusal(a) == "agent 'a', result: it yields values, but the agent has no sink="
+    assert refusal(a) == "agent 'a', result: it yields values, but the agent has no sink=; give it one"
 
 
 def test_a_key_that_cannot_be_passed_on_must_be_stated() -> None:
@@ -263,7 +266,7 @@ def test_a_handler_that_is_not_async_is_refused() -> None:
 
 def test_what_is_no_function_is_refused() -> None:
     assert refusal(5, name="a") == "agent 'a': its handler is 5, not a function"
-    assert "is not async" in refusal(Order, name="a")
+    assert "its handler is the class Order; decorate an `async def` function" in refusal(Order, name="a")
 
 
 def test_a_handler_takes_exactly_one_argument() -> None:
@@ -315,5 +318,5 @@ def test_an_async_order_by_is_refused() -> None:
 def test_forgetting_to_call_agent_with_a_topic_is_refused() -> None:
     async def a(order: Order) -> None: ...
 
-    with pytest.raises(DeclarationError, match="is not a topic"):
+    with pytest.raises(DeclarationError, match=r"topic: it is missing; write `@app.agent\(TOPIC\)` above"):
         app.agent(a)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import tracemalloc
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -374,6 +375,7 @@ def test_importing_streamkit_and_declaring_topics_imports_no_library_of_types() 
 
 DECLARES_PYDANTIC = """
 import sys
+import tracemalloc
 import pydantic, streamkit
 
 class Order(pydantic.BaseModel):
@@ -387,3 +389,15 @@ print("faust" in sys.modules)
 def test_declaring_a_model_of_one_library_does_not_import_the_other() -> None:
     done = subprocess.run([sys.executable, "-c", DECLARES_PYDANTIC], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_what_is_encoded_takes_no_more_memory_than_its_bytes() -> None:
+    encode = codec_for(dict[str, Any]).encode
+    values = [{"id": number, "text": "x" * 100} for number in range(2_000)]
+    tracemalloc.start()
+    try:
+        encoded = [encode(value) for value in values]
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept / len(encoded) < 300

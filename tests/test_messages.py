@@ -114,7 +114,8 @@ AGENTS = [
     ),
     (
         f'{GOOD}@app.agent(orders, name="other", group="shop.audit"){AUDIT}',
-        "agent 'other', group: 'shop.audit' is the group of agent 'audit' already; each agent needs its own",
+        "agent 'other', group: 'shop.audit' is the group of agent 'audit' already; "
+        "each agent needs its own: leave group= out, or give another name",
     ),
 ]
 
@@ -131,7 +132,7 @@ HANDLERS = [
     ),
     (
         "@app.agent(orders)\nasync def audit() -> None: ...",
-        "agent 'audit': its handler has no parameter to take the value or the record",
+        "agent 'audit': its handler has no parameter to take the value or the record: async def name(order: Order)",
     ),
     (
         "@app.agent(orders)\nasync def audit(key: str, order: Order) -> None: ...",
@@ -158,11 +159,11 @@ HANDLERS = [
     ),
     (
         "@app.agent(orders)\nasync def bill(order: Order) -> Invoice: ...",
-        "agent 'bill', result: it returns Invoice, but the agent has no sink=",
+        "agent 'bill', result: it returns Invoice, but the agent has no sink=; give it one, or return None",
     ),
     (
         "@app.agent(orders)\nasync def bill(order: Order) -> AsyncIterator[Invoice]:\n    yield Invoice('1')",
-        "agent 'bill', result: it yields values, but the agent has no sink=",
+        "agent 'bill', result: it yields values, but the agent has no sink=; give it one",
     ),
     (
         "@app.agent(orders, sink=invoices)\nasync def bill(order: Order) -> Order: ...",
@@ -222,7 +223,7 @@ TARGETS = [
     (GOOD, ["shop:orders"], "shop:orders is no App (Topic); there is 'app'"),
     (GOOD + "del app", ["shop"], "module 'shop' holds no App; write one, as in app = App('shop')"),
     (GOOD + "other = App('b')", ["shop"], "module 'shop' holds 2 Apps; say which: shop:app or shop:other"),
-    ("", ["shop"], "app 'shop' declares no agents; write @app.agent(TOPIC) above an async function"),
+    ("", ["shop"], "app 'shop' declares no agents and no timers; write @app.agent(TOPIC) above an async function"),
     (GOOD, ["shop", "--agent", "audits"], "app 'shop' has no agent 'audits'; did you mean 'audit'?"),
 ]
 

@@ -39,8 +39,10 @@ def module_of(target: str) -> str:
 
 def chosen_agents(app: App, names: Sequence[str]) -> list[Agent[Any, Any]]:
     """All agents, or those that `--agent` names. Raises UsageError."""
-    if not app.agents:
-        raise UsageError(f"app {app.name!r} declares no agents; write @app.agent(TOPIC) above an async function")
+    if not app.agents and not app.timers:
+        raise UsageError(
+            f"app {app.name!r} declares no agents and no timers; write @app.agent(TOPIC) above an async function"
+        )
     for name in names:
         if name not in app.agents:
             raise UsageError(f"app {app.name!r} has no agent {name!r}{instead(name, list(app.agents))}")

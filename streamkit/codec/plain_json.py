@@ -11,7 +11,14 @@ from streamkit.errors import DecodeError
 from streamkit.fits import describe
 
 _encoder = msgspec.json.Encoder()
-loose: tuple[Decode, Encode] = (orjson.loads, orjson.dumps)
+
+
+def _dumps(value: Any) -> bytes:
+    # What orjson returns keeps the 4 KiB that it was written into, which is too much for what waits to be sent.
+    return memoryview(orjson.dumps(value)).tobytes()
+
+
+loose: tuple[Decode, Encode] = (orjson.loads, _dumps)
 
 
 def decode_dict(data: bytes) -> dict[str, Any]:

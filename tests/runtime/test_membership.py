@@ -22,7 +22,9 @@ IN = TopicPartition("in", 0)
 async def rebalanced(working: Working) -> None:
     before = working.agent.rebalances
     rebalance(working)
-    await until(lambda: working.agent.rebalances > before, "the rebalance ends")
+    await until(lambda: working.task.done() or working.agent.rebalances > before, "the rebalance ends")
+    if working.task.done():
+        working.task.result()  # which says more than that the rebalance did not end
 
 
 class Deaf:
