@@ -33,11 +33,14 @@ def dev(target: str, agents: tuple[str, ...], port: int | None, **settings: str 
     from streamkit.cli.logs import configure_logs
     from streamkit.cli.target import chosen_agents, load_app
     from streamkit.errors import ConfigurationError
+    from streamkit.settings import Settings, without_security
 
     app = load_app(target)
     chosen = chosen_agents(app, agents)
     broker = EmbeddedBroker(port)
-    resolved = app.settings({**settings, "brokers": broker.brokers}, os.environ)
+    resolved = Settings.load(
+        {**settings, "brokers": broker.brokers}, without_security(os.environ), without_security(app.given_settings)
+    )
     configure_logs(resolved.log_format, resolved.log_level)
     with ExitStack() as stack:
         try:

@@ -7,6 +7,7 @@ import click
 
 from streamkit.cli.failures import plain_report
 from streamkit.errors import ConfigurationError, StreamkitError
+from streamkit.settings import refuse_secret
 
 EXIT_CODES = """
 Exit codes: 0 stopped in order; 1 failed while running; 2 bad target or usage; 78 configuration (settings, declarations,
@@ -22,6 +23,15 @@ Function = Callable[..., Any]
 
 class Command(click.Command):
     """Ends the process by an error's exit code, its message on standard error."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            for argument in args:
+                refuse_secret(argument.partition("=")[0])
+        except StreamkitError as error:
+            plain_report(error)
+            ctx.exit(error.exit_code)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

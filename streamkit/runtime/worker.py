@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -116,9 +116,12 @@ class Worker:
                 publisher.add_route(name, info.partitions, info.max_message_bytes)
         self._port.current = SendToBrokers(self._app.emitter)
         async with asyncio.TaskGroup() as group:
-            outputs = group.create_task(self._app.publisher.run())
+            outputs = group.create_task(self._guarded(self._app.publisher.run()))
             agents = [group.create_task(self._supervise(runner, found)) for runner in self._runners]
-            watches = [group.create_task(self._watch(admin)), group.create_task(self._follow_growth(publishers))]
+            watches = [
+                group.create_task(self._guarded(watch))
+                for watch in (self._watch(admin), self._follow_growth(publishers))
+            ]
             await self._stopping.wait()
             for runner in self._runners:
                 runner.stop()
@@ -126,12 +129,20 @@ class Worker:
                 await asyncio.wait(agents)
             # What is sent from here on would never leave.
             self._port.current = None
-            await self._app.flush()
+            if not outputs.done():
+                await self._app.flush()
             outputs.cancel()
             for watch in watches:
                 watch.cancel()
             await asyncio.wait([outputs])  # or it might just be connecting again
             await self._app.publisher.stop()
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        """Access that is denied while the worker runs ends it in order, and not by tearing down its task group."""
+        try:
+            await work
+        except ConfigurationError as error:
+            self.fail(error)
 
     async def _supervise(self, runner: Runner, found: Mapping[str, TopicInfo]) -> None:
         (topic,) = runner.agent.topics

@@ -25,6 +25,7 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest
 
 import streamkit.transport.kafka
+from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.admin import KafkaAdmin
 from streamkit.transport.kafka.client import client_options
 from tests.transport.kafka.scripted import ScriptedBroker
@@ -156,7 +157,7 @@ def test_a_batch_is_built_without_a_producer() -> None:
 def test_every_client_takes_the_common_options() -> None:
     from streamkit.settings import Settings
 
-    options = set(client_options(Settings()))
+    options = set(client_options(Settings(), Access(Settings())))
     for kind in (aiokafka.AIOKafkaConsumer, aiokafka.AIOKafkaProducer, aiokafka.admin.client.AIOKafkaAdminClient):
         assert options <= set(inspect.signature(kind).parameters)
 
@@ -175,7 +176,7 @@ def private_names(tree: ast.AST) -> Iterator[str]:
             case ast.Attribute(value=ast.Name(id="self")):
                 pass
             case ast.Attribute(attr=name) | ast.Constant(value=str(name)):
-                if name.startswith("_") and not name.startswith("__") and name.isidentifier():
+                if name != "_" and name.startswith("_") and not name.startswith("__") and name.isidentifier():
                     yield name
             case _:
                 pass
