@@ -31,8 +31,9 @@ as the path of a file that holds it (one of them, not two in one place); never o
 How much is read ahead, and when a silent worker loses its partitions. `max_bytes` bounds what the engine holds of an
 agent. What the client has fetched and not handed over comes on top: at most `max_partition_fetch_bytes` of each
 assigned partition (or one batch, if that is larger), and one batch of each uncompressed; with the defaults and a
-hundred partitions 100 MiB and more. A record of any size is delivered: a batch that is larger than `max_partition_fetch_bytes`
-or `fetch_max_bytes` comes alone in its answer. If most are, raise both: one at a time is slow.
+hundred partitions 100 MiB and more. A record of any size is delivered: a batch that is larger than
+`max_partition_fetch_bytes` or `fetch_max_bytes` comes alone in its answer. If most are, raise both: one at a time is
+slow.
 """,
     "settling": """\
 When offsets are committed, and how long that and running handlers are waited for at the end.

@@ -24,7 +24,7 @@ PASSWORD = "sesame-4711-open"  # so odd that it can be looked for in everything 
 KEY_PASSWORD = "drawbridge-0815"
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 OTHER_MACHINE = "203.0.113.7"  # RFC 5737: nobody's
-SESSION_MS = 1_500  # after which a broker ends a connection of the listener ROTATED, unless it logs in anew
+SESSION_MS = 1_500  # after which the listeners ROTATED and EXPIRING end a connection
 
 
 class Certificates:
@@ -75,6 +75,7 @@ class SecuredKafka:
     sasl_tls: Listener = field(init=False)
     scram_only: Listener = field(init=False)
     rotated: Listener = field(init=False)
+    expiring: Listener = field(init=False)
     elsewhere: Listener = field(init=False)
     kafka: GenuineKafka = field(init=False)
 
@@ -92,6 +93,8 @@ class SecuredKafka:
         self.sasl_tls = Listener("CLOSED", "SASL_SSL", files | _login(*MECHANISMS))
         self.scram_only = Listener("SCRAM", "SASL_PLAINTEXT", scram)
         self.rotated = Listener("ROTATED", "SASL_PLAINTEXT", scram | {"connections.max.reauth.ms": str(SESSION_MS)})
+        expires = _login("OAUTHBEARER") | {"connections.max.reauth.ms": str(SESSION_MS)}
+        self.expiring = Listener("EXPIRING", "SASL_PLAINTEXT", expires)
         self.elsewhere = Listener("ELSEWHERE", "SASL_PLAINTEXT", scram, advertised=OTHER_MACHINE)
         listeners = [
             self.tls,
@@ -100,6 +103,7 @@ class SecuredKafka:
             self.sasl_tls,
             self.scram_only,
             self.rotated,
+            self.expiring,
             self.elsewhere,
         ]
         users = [

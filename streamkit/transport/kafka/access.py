@@ -88,7 +88,7 @@ class Access(AbstractTokenProvider):  # type: ignore[misc]
                 wait.reschedule(0)
             self.on_denial(denial)
 
-    async def token(self) -> str:
+    async def token(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """From the app's function, anew for each connection."""
         source = self._settings.sasl_oauth_token
         assert source is not None, "checked by the settings"

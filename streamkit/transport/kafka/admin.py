@@ -41,6 +41,7 @@ class KafkaAdmin:
         self._reader: Any = None
 
     async def start(self) -> None:
+        deadline = asyncio.get_running_loop().time() + self._settings.request_timeout
         self._access = Access(self._settings, self._context)
         options = client_options(self._settings, self._access)
         self._admin = AIOKafkaAdminClient(**options)
@@ -53,7 +54,7 @@ class KafkaAdmin:
                 await self._reader.start()
         except Unreachable as error:
             await self.stop()
-            if denial := await diagnose(self._settings, self._access):
+            if denial := await diagnose(self._settings, self._access, deadline):
                 raise denial from error
             raise
         except BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import suppress
+from typing import Any
 
 from aiokafka import errors as kafka
 from aiokafka.conn import AIOKafkaConnection
@@ -24,12 +25,14 @@ ALERT_TIMEOUT = 0.5  # seconds within which a broker that does not like the clie
 PASSING = (OSError, kafka.KafkaError, TimeoutError)
 
 
-async def diagnose(settings: Settings, access: Access) -> AccessDenied | None:
-    """What is certainly wrong with the security settings, or None."""
+async def diagnose(settings: Settings, access: Access, deadline: float) -> AccessDenied | None:
+    """What is certainly wrong with the security settings, or None; until the deadline, in loop time."""
     for broker in settings.brokers:
+        if asyncio.get_running_loop().time() >= deadline:  # a broker that has not answered at all
+            return None
         host, _, port = broker.rpartition(":")
         with suppress(*PASSING):
-            async with asyncio.timeout(LOOK_TIMEOUT):
+            async with asyncio.timeout_at(deadline), asyncio.timeout(LOOK_TIMEOUT):
                 if why := await _look(settings, access, host.strip("[]"), int(port)):
                     return AccessDenied(f"the broker at {broker} {why}")
     return None
@@ -98,7 +101,7 @@ async def _wants_login(host: str, port: int, context: ssl.SSLContext | None) -> 
     connection = _connection(host, port, context)
     await connection.connect()
     try:
-        answer = await connection.send(SaslHandShakeRequest("none"))
+        answer: Any = await connection.send(SaslHandShakeRequest("none"))
     finally:
         connection.close()
     return bool(answer.error_code == kafka.UnsupportedSaslMechanismError.errno)
