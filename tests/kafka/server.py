@@ -157,7 +157,7 @@ class GenuineKafka:
     def change_password(self, user: str, mechanism: str, password: str) -> None:
         """Of a SCRAM user; takes some seconds, and open connections stay open."""
         change = [f"--add-config={mechanism}=[password={password}]", "--entity-type=users", f"--entity-name={user}"]
-        command = ["java", "-cp", self._classpath, "-XX:+UseSerialGC", "org.apache.kafka.tools.ConfigCommand"]
+        command = ["java", "-cp", self._classpath, "-XX:+UseSerialGC", "kafka.admin.ConfigCommand"]
         command += ["--bootstrap-server", self.brokers, "--alter", *change]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -251,11 +251,17 @@ def _ms(seconds: float) -> int:
 
 
 async def _close(consumer: Any) -> None:
-    """R20: stop() waits for ever when the cluster is gone; after a moment the connections are cut under it."""
+    """R20: stop() waits for ever when the cluster is gone; after a moment the connections are cut under it.
+
+    R33: it passes on that it has cancelled a fetch which waited to be tried again, as if its caller were cancelled.
+    """
     try:
         await asyncio.wait_for(consumer.stop(), STOP_TIMEOUT)
-    except (TimeoutError, kafka.KafkaError, TransportError) as error:
-        log.warning("closing a consumer: %s; cutting its connections", str(error) or "timed out")
+    except (TimeoutError, kafka.KafkaError, TransportError, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        log.warning("closing a consumer: %s; cutting its connections", str(error) or ("timed out" if isinstance(error, TimeoutError) else "interrupted"))
         await _leave(consumer)
         await _end_tasks(consumer)
         await cut(consumer._client)

@@ -137,7 +137,7 @@ async def create(transport: Transport, *names: str) -> None:
     try:
         await admin.create_topics([NewTopic(name, 1) for name in names])
         async with asyncio.timeout(10):
-            while len(await admin.topics(names)) < len(names):
+            while len(await admin.topics(names)) < len(names):  # noqa: ASYNC110  (no event tells)
                 await asyncio.sleep(0.02)
     finally:
         await admin.stop()
@@ -148,7 +148,7 @@ async def produce(transport: Transport, topic: str, value: bytes) -> None:
     await producer.start()
     try:
         batch = producer.batch(10_000)
-        batch.append(key=None, value=value, timestamp=1, headers=[])
+        batch.append(key=None, value=value, timestamp=round(time.time() * 1000), headers=[])
         await (await producer.send(batch, topic, 0))
     finally:
         await producer.stop()
@@ -420,7 +420,7 @@ def test_a_password_is_in_nothing_that_a_worker_prints_or_serves(
     with Worker(tmp_path, secured).start(given, "--log-level", "debug", "--http", f"127.0.0.1:{port}") as process:
         served = ""
         deadline = time.monotonic() + 20
-        while not re.search(r"streamkit_processed_records_total\{.*success.*\} 1\.0", served):
+        while not re.search(r"streamkit_records_processed_total\{.*success.*\} 1\.0", served):
             assert time.monotonic() < deadline, served
             time.sleep(0.1)
             try:
@@ -515,7 +515,7 @@ def test_a_producer_fails_what_it_can_never_send(secured: SecuredKafka) -> None:
 
         async def send() -> None:
             batch = producer.batch(1_000)
-            batch.append(key=None, value=b"x", timestamp=1, headers=[])
+            batch.append(key=None, value=b"x", timestamp=round(time.time() * 1000), headers=[])
             await (await producer.send(batch, topic, 0))
 
         try:
