@@ -1,7 +1,7 @@
 """How clients get into a cluster, and what is said when they are not let in.
 
-aiokafka logs why a broker did not let it in, and goes on to the next; to its caller all brokers are then just not to be
-reached. So every connection is made through `create_conn` here, which looks at the cause.
+R35: aiokafka logs why a broker did not let it in, and goes on to the next; to its caller all brokers are then just not
+to be reached. So every connection is made through `create_conn` here, which looks at the cause.
 """
 
 from __future__ import annotations
@@ -228,8 +228,8 @@ class ScramLogin(aiokafka.conn.ScramAuthenticator):  # type: ignore[misc]
 
 
 class OAuthLogin(aiokafka.conn.OAuthAuthenticator):  # type: ignore[misc]
-    """aiokafka does not look at what the broker says to a token. Refused, it goes on as if it were logged in, and takes
-    the refusal of its next request for the answer to it."""
+    """R34: aiokafka does not look at what the broker says to a token. Refused, it goes on as if it were logged in, and
+    takes the refusal of its next request for the answer to it."""
 
     async def step(self, payload: bytes | None) -> Any:
         if payload:  # RFC 7628, 3.2.2: an error; nothing, if the token was good

@@ -261,7 +261,10 @@ async def _close(consumer: Any) -> None:
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
             raise
-        log.warning("closing a consumer: %s; cutting its connections", str(error) or ("timed out" if isinstance(error, TimeoutError) else "interrupted"))
+        log.warning(
+            "closing a consumer: %s; cutting its connections",
+            str(error) or ("timed out" if isinstance(error, TimeoutError) else "interrupted"),
+        )
         await _leave(consumer)
         await _end_tasks(consumer)
         await cut(consumer._client)

@@ -17,6 +17,7 @@ from typing import Any
 import aiokafka
 import aiokafka.admin.client
 import aiokafka.client
+import aiokafka.conn
 import pytest
 from aiokafka import errors as kafka
 from aiokafka.consumer.fetcher import FetchError
@@ -25,6 +26,7 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest
 
 import streamkit.transport.kafka
+from streamkit.transport.kafka import access
 from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.admin import KafkaAdmin
 from streamkit.transport.kafka.client import client_options
@@ -137,6 +139,21 @@ def test_metadata_is_asked_for_by_the_name_that_is_replaced(module: Any) -> None
     newest: Any = MetadataRequest._CLASSES[-1]
     built: Any = request.build(newest)
     assert not built.allow_auto_topic_creation
+
+
+def test_what_makes_connections_and_logs_in_is_found_by_the_names_that_are_replaced() -> None:
+    client = inspect.getsource(aiokafka.client.AIOKafkaClient)
+    assert (
+        client.count("create_conn(") == client.count("sasl_oauth_token_provider=self._sasl_oauth_token_provider") == 2
+    )
+    connection = inspect.getsource(aiokafka.conn.AIOKafkaConnection)
+    assert connection.count("ScramAuthenticator(") == connection.count(" OAuthAuthenticator(") == 1
+    assert list(inspect.signature(aiokafka.conn.OAuthAuthenticator.step).parameters) == ["self", "payload"]
+    assert list(inspect.signature(aiokafka.conn.ScramAuthenticator.create_salted_password).parameters)[1:] == [
+        "salt",
+        "iterations",
+    ]
+    assert aiokafka.client.create_conn is access.create_conn
 
 
 def test_a_request_of_our_own_is_built_by_the_version_that_the_broker_speaks() -> None:
