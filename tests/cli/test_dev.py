@@ -34,6 +34,18 @@ def test_an_app_runs_on_a_broker_of_its_own_that_ends_with_it(tmp_path: Path) ->
     assert not accepts_connections(port)
 
 
+def test_the_broker_of_its_own_wants_no_login_whatever_the_app_says(tmp_path: Path) -> None:
+    write(tmp_path)
+    program = tmp_path / "shop.py"
+    secured = 'App("shop", security_protocol="SASL_SSL", sasl_password_file="/nowhere")'
+    program.write_text(program.read_text().replace('App("shop")', secured))
+    environment = {"STREAMKIT_SASL_MECHANISM": "PLAIN", "STREAMKIT_SSL_CAFILE": "/nowhere"}
+    with running(tmp_path, "dev", "shop", "--http", "off", environment=environment) as dev:
+        dev.await_text(r"assigned orders\[0\]")
+        dev.signal(signal.SIGINT)
+        assert dev.finish().code == 0
+
+
 def test_the_second_signal_ends_the_broker_too(tmp_path: Path) -> None:
     write(tmp_path)
     port = free_port()

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.kafka.server import GenuineKafka, Listener
 
 USER = "ann"
+LEAVER = "leaver"  # whose password is changed
+LIMITED = "limited"  # who may do nothing that is not permitted
 PASSWORD = "sesame-4711-open"  # so odd that it can be looked for in everything that is printed
 KEY_PASSWORD = "drawbridge-0815"
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
@@ -41,7 +43,7 @@ class Certificates:
         self.locked_key = self._put("locked-key.pem", _encrypted(Path(self.client_key).read_bytes()))
 
     def _issue(self, name: str, ca: trustme.CA) -> tuple[str, str]:
-        leaf = ca.issue_cert(f"{name}.example")
+        leaf = ca.issue_cert(f"{name}.example", common_name=name)
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
         return self._put(f"{name}.pem", chain), self._put(f"{name}-key.pem", leaf.private_key_pem.bytes())
 
@@ -109,9 +111,15 @@ class SecuredKafka:
         users = [
             f"{mechanism}=[name={user},password={PASSWORD}]"
             for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
-            for user in (USER, "leaver")
+            for user in (USER, LEAVER, LIMITED)
         ]
-        self.kafka = GenuineKafka(listeners=listeners, scram=users)
+        authorizer = {
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"User:ANONYMOUS;User:{USER};User:{LEAVER};User:client",
+            "ssl.principal.mapping.rules": "RULE:^.*CN=([^,]+).*$/$1/,DEFAULT",
+            "allow.everyone.if.no.acl.found": "false",
+        }
+        self.kafka = GenuineKafka(authorizer, listeners=listeners, scram=users)
 
 
 def _login(*mechanisms: str) -> dict[str, str]:

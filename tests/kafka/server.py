@@ -156,12 +156,25 @@ class GenuineKafka:
 
     def change_password(self, user: str, mechanism: str, password: str) -> None:
         """Of a SCRAM user; takes some seconds, and open connections stay open."""
-        change = [f"--add-config={mechanism}=[password={password}]", "--entity-type=users", f"--entity-name={user}"]
-        command = ["java", "-cp", self._classpath, "-XX:+UseSerialGC", "kafka.admin.ConfigCommand"]
-        command += ["--bootstrap-server", self.brokers, "--alter", *change]
+        change = [
+            "--alter",
+            f"--add-config={mechanism}=[password={password}]",
+            "--entity-type=users",
+            f"--entity-name={user}",
+        ]
+        self._administer("kafka.admin.ConfigCommand", *change)
+
+    def permit(self, user: str, operation: str, *resources: str) -> None:
+        """Add an ACL, as in `permit("ann", "Read", "--topic", "orders")`; takes some seconds."""
+        rule = ["--add", f"--allow-principal=User:{user}", f"--operation={operation}", *resources]
+        self._administer("org.apache.kafka.tools.AclCommand", *rule)
+
+    def _administer(self, tool: str, *arguments: str) -> None:
+        command = ["java", "-cp", self._classpath, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", tool]
+        command += ["--bootstrap-server", self.brokers, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"changing a password failed:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(f"{tool} failed:\n{done.stdout}{done.stderr}")
 
     def _await_answer(self, deadline: float) -> None:
         # In a thread of its own, because the caller may have a running loop.

@@ -22,6 +22,7 @@ from streamkit.transport.kafka.access import Access
 
 LOOK_TIMEOUT = 3.0  # seconds for one broker
 ALERT_TIMEOUT = 0.5  # seconds within which a broker that does not like the client's certificate says so
+CLOSE_TIMEOUT = 0.5  # seconds
 PASSING = (OSError, kafka.KafkaError, TimeoutError)
 
 
@@ -64,7 +65,7 @@ async def _answers(host: str, port: int, context: ssl.SSLContext | None) -> bool
         await connection.connect()  # which asks for the versions of the protocol
     except PASSING:
         return False
-    connection.close()
+    await _close(connection)
     return True
 
 
@@ -93,7 +94,8 @@ async def _end_of_silence(host: str, port: int, context: ssl.SSLContext) -> Exce
     except OSError as error:
         return error
     finally:
-        writer.close()
+        writer.transport.abort()
+        await asyncio.sleep(0)  # it is closed in the next step of the loop
     return None
 
 
@@ -103,8 +105,13 @@ async def _wants_login(host: str, port: int, context: ssl.SSLContext | None) -> 
     try:
         answer: Any = await connection.send(SaslHandShakeRequest("none"))
     finally:
-        connection.close()
+        await _close(connection)
     return bool(answer.error_code == kafka.UnsupportedSaslMechanismError.errno)
+
+
+async def _close(connection: AIOKafkaConnection) -> None:
+    closed: Any = connection.close()
+    await asyncio.wait([closed], timeout=CLOSE_TIMEOUT)  # under TLS the broker has to agree
 
 
 def _connection(host: str, port: int, context: ssl.SSLContext | None) -> AIOKafkaConnection:

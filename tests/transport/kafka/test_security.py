@@ -25,6 +25,8 @@ from streamkit.transport.kafka.access import Access, NoToken, ScramLogin
 from tests.cli.support import Finished, module, running, streamkit
 from tests.kafka.secured import (
     KEY_PASSWORD,
+    LEAVER,
+    LIMITED,
     MECHANISMS,
     PASSWORD,
     USER,
@@ -192,10 +194,14 @@ def wrong_token(kafka: SecuredKafka) -> Given:
     return {**in_the_open("OAUTHBEARER")(kafka), "sasl_oauth_token": lambda: "not.a.token"}
 
 
+def wrong_password(mechanism: str) -> Way:
+    return lambda kafka: {**encrypted(mechanism)(kafka), "sasl_password": "wrong"}
+
+
 DENIALS: Mapping[str, tuple[Way, str]] = {
     **{
         f"a wrong password, {mechanism}": (
-            lambda kafka, mechanism=mechanism: {**encrypted(mechanism)(kafka), "sasl_password": "wrong"},
+            wrong_password(mechanism),
             rf"refuses the login of user 'ann' with {mechanism}: Authentication failed.*Check sasl_username, sasl_pass",
         )
         for mechanism in MECHANISMS[:3]
@@ -356,6 +362,7 @@ class Worker:
     def __init__(self, directory: Path, kafka: SecuredKafka) -> None:
         self._directory = directory
         made = module(directory, kafka.kafka.brokers, "")
+        self.name, self.source = made.name, made.source
         (directory / "program.py").write_text(PASSES_ON.format(name=made.name, source=made.source))
         transport = KafkaTransport(Settings(brokers=(kafka.kafka.brokers,)))
         asyncio.run(create(transport, made.source, f"{made.source}.sink"))
@@ -463,14 +470,28 @@ def test_a_password_on_the_command_line_is_refused(tmp_path: Path, option: tuple
 
 
 def test_a_password_that_changes_ends_a_running_worker_in_order(secured: SecuredKafka, tmp_path: Path) -> None:
-    given: Given = {**IN_THE_OPEN, "sasl_username": "leaver", "brokers": secured.rotated.address}
+    given: Given = {**IN_THE_OPEN, "sasl_username": LEAVER, "brokers": secured.rotated.address}
     with Worker(tmp_path, secured).start(given, "--log-level", "debug") as process:
         process.await_text(r"(?s)assigned|joined|Joined")
-        secured.kafka.change_password("leaver", "SCRAM-SHA-256", "quite-another")
+        secured.kafka.change_password(LEAVER, "SCRAM-SHA-256", "quite-another")
         ended = process.finish()
     assert ended.code == 78, ended.errors
     assert "refuses the login of user 'leaver' with SCRAM-SHA-256" in ended.errors
     assert "Traceback" not in ended.errors
+
+
+def test_a_worker_needs_no_more_permissions_than_the_page_says(secured: SecuredKafka, tmp_path: Path) -> None:
+    made = Worker(tmp_path, secured)
+    given: Given = {**IN_THE_OPEN, "sasl_username": LIMITED, "brokers": secured.sasl_plaintext.address}
+    options = ("--stop-when-idle", "300ms")
+    refused = made.run(given, *options)
+    assert refused.code != 0
+    assert made.source in refused.errors
+    secured.kafka.permit(LIMITED, "Read", "--topic", made.source, "--group", f"{made.name}.passes_on")
+    secured.kafka.permit(LIMITED, "Write", "--topic", f"{made.source}.sink")
+    ended = made.run(given, *options)
+    assert ended.code == 0, ended.errors
+    assert "passes_on 1 records" in ended.errors
 
 
 # Clients in the middle of their work
