@@ -334,7 +334,7 @@ WORKAROUNDS = [
         ACCESS,
         "        if payload:  #",
         "        if False:  #",
-        f'{SECURITY_TESTS}access_that_is_denied_is_told_with_its_reason_and_the_broker -k "token that is none"',
+        f"{SECURITY_TESTS}access_that_is_denied_is_told_with_its_reason_and_the_broker",
     ),
     (
         "R35: nobody looks why a broker did not let the client in",
