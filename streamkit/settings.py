@@ -7,17 +7,21 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
+from functools import partial
+from os import PathLike, fspath
 from types import MappingProxyType
 from typing import Any
 
 from streamkit.durations import parse_duration, show_duration
 from streamkit.errors import ConfigurationError
+from streamkit.secrets import MASK, Secret, read_secret
+from streamkit.security import TokenSource, check_security
 
 PREFIX = "STREAMKIT_"
 # Read by the tests, not by workers.
 TEST_PREFIX = "STREAMKIT_TEST_"
 
-SettingValue = str | int | timedelta | Sequence[str] | None
+SettingValue = str | int | timedelta | PathLike[str] | Secret | Sequence[str] | TokenSource | None
 Parse = Callable[[Any], Any]
 Show = Callable[[Any], str]
 
@@ -85,6 +89,47 @@ def _choice(*choices: str) -> tuple[Parse, Show]:
     return parse, str
 
 
+def _flag() -> tuple[Parse, Show]:
+    def parse(raw: Any) -> bool:
+        if type(raw) is bool or raw in ("true", "false"):
+            return raw is True or raw == "true"
+        raise ValueError("must be true or false")
+
+    return parse, lambda flag: str(flag).lower()
+
+
+def _optional(parse: Parse) -> tuple[Parse, Show]:
+    return parse, lambda value: "" if value is None else str(value)
+
+
+def _parse_text(raw: Any) -> str:
+    if not isinstance(raw, str) or not raw:
+        raise ValueError("not a text")
+    return raw
+
+
+def _parse_path(raw: Any) -> str:
+    path = fspath(raw) if isinstance(raw, str | PathLike) else None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError("not the path of a file")
+    return path
+
+
+def _parse_secret(raw: Any) -> Secret:
+    if isinstance(raw, Secret):
+        return raw
+    if not isinstance(raw, str) or not raw:
+        raise ValueError("not a text")
+    return Secret(raw)
+
+
+def _parse_token_source(raw: Any) -> TokenSource:
+    if not callable(raw):
+        raise ValueError("must be a function that returns a token, and can only be given as App(sasl_oauth_token=...)")
+    source: TokenSource = raw
+    return source
+
+
 def _parse_brokers(raw: Any) -> tuple[str, ...]:
     if isinstance(raw, str):
         raw = raw.split(",")
@@ -111,84 +156,154 @@ def _address(raw: Any, default_port: int | None) -> str:
     return f"{match['host']}:{port}"
 
 
-def _setting(default: Any, how: tuple[Parse, Show], doc: str) -> Any:
+def _setting(group: str, default: Any, how: tuple[Parse, Show], doc: str, *, secret: bool = False) -> Any:
     parse, show = how
-    return field(default=default, metadata={"parse": parse, "show": show, "doc": doc})
+    metadata = {"group": group, "parse": parse, "show": show, "doc": doc, "secret": secret}
+    return field(default=default, metadata=metadata)
+
+
+_connection, _security, _reading, _settling, _sending, _running = (
+    partial(_setting, group) for group in ("connection", "security", "reading", "settling", "sending", "running")
+)
+
+
+def _masked(parse: Parse) -> tuple[Parse, Show]:
+    """Of a setting with `secret=True`: its value shows nowhere, and is not taken from the command line."""
+    return parse, lambda value: "" if value is None else MASK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of one worker; durations in seconds, sizes in bytes. Raises ConfigurationError if they contradict
-    each other. Made by `Settings.load`, which also checks each one."""
+    each other. Made by `Settings.load`, which also checks each one and reads the files that secrets are in."""
 
-    brokers: tuple[str, ...] = _setting(
+    brokers: tuple[str, ...] = _connection(
         ("localhost:9092",),
         (_parse_brokers, ",".join),
         "Kafka brokers to start from, as HOST:PORT with commas between.",
     )
-    http: str = _setting(
-        "127.0.0.1:9464",
-        (_parse_http, str),
-        "Where metrics and health are served, or `off`. If the default is taken, a free port is used and logged.",
+    request_timeout: float = _connection(
+        20.0, _duration(), "How long one request to a broker may take; less than `session_timeout`."
     )
-    drain_timeout: float = _setting(
-        30.0,
-        _duration(zero=True),
-        "How long handlers that have started may go on when the worker stops or loses a partition; then they are "
-        "cancelled.",
+    metadata_max_age: float = _connection(
+        30.0, _duration(), "How often topics are looked at anew; new partitions are seen after this long."
     )
-    commit_interval: float = _setting(1.0, _duration(), "At most this long after a record is settled it is committed.")
-    commit_records: int = _setting(10_000, _count(), "A commit is due earlier when this many records are settled.")
-    session_timeout: float = _setting(
-        45.0, _duration(), "A worker that the group has not heard from for this long loses its partitions."
+    connect_timeout: float = _connection(
+        8.0, _duration(), "How long one attempt to reach the brokers may take; it is logged and repeated."
     )
-    heartbeat_interval: float = _setting(
-        3.0, _duration(), "How often the group hears from a worker; at most a third of `session_timeout`."
+    start_timeout: float = _connection(
+        60.0, _duration(), "How long brokers that can be reached may take to answer what a worker asks at its start."
     )
-    max_partition_unsettled: int = _setting(
+    security_protocol: str = _security(
+        "PLAINTEXT",
+        _choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+        "Whether connections are encrypted (`SSL`) and begin with a login (`SASL`).",
+    )
+    sasl_mechanism: str | None = _security(
+        None,
+        _optional(_choice("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")[0]),
+        "How to log in: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`.",
+    )
+    sasl_username: str | None = _security(None, _optional(_parse_text), "Who logs in.")
+    sasl_password: Secret | None = _security(  # noqa: RUF009  (it is a field, and a secret never changes)
+        None, _masked(_parse_secret), "The password. Better kept in a file.", secret=True
+    )
+    sasl_password_file: str | None = _security(
+        None, _optional(_parse_path), "A file that holds `sasl_password`, not readable by every user."
+    )
+    sasl_oauth_token: TokenSource | None = _security(  # noqa: RUF009
+        None,
+        _masked(_parse_token_source),
+        "For `OAUTHBEARER`: a function, async or not, that returns a token. Only as `App(sasl_oauth_token=...)`.",
+        secret=True,
+    )
+    ssl_cafile: str | None = _security(
+        None, _optional(_parse_path), "PEM file of the CAs that broker certificates may be from. Unset: the system's."
+    )
+    ssl_certfile: str | None = _security(
+        None, _optional(_parse_path), "PEM file of the client's own certificate, and of those between it and its CA."
+    )
+    ssl_keyfile: str | None = _security(
+        None, _optional(_parse_path), "PEM file of that certificate's key, not readable by every user."
+    )
+    ssl_key_password: Secret | None = _security(  # noqa: RUF009
+        None, _masked(_parse_secret), "What `ssl_keyfile` is encrypted with.", secret=True
+    )
+    ssl_key_password_file: str | None = _security(
+        None, _optional(_parse_path), "A file that holds `ssl_key_password`, not readable by every user."
+    )
+    ssl_check_hostname: bool = _security(
+        True, _flag(), "Whether a broker's certificate must be for the name it is connected by."
+    )
+    allow_plaintext_password: bool = _security(
+        False, _flag(), "Allow logins over `SASL_PLAINTEXT` to brokers on other machines."
+    )
+    max_records: int = _reading(100_000, _count(), "Records of one agent that are read and not settled, in total.")
+    max_bytes: int = _reading(
+        256 * MIB, _size(), "Bytes of one agent's records that are read and not settled, in total."
+    )
+    max_partition_unsettled: int = _reading(
         10_000, _count(), "Records of one partition that are read and not settled; at this many no more are fetched."
     )
-    window: int = _setting(
+    window: int = _reading(
         24_000,
         _count(),
         "Records of one partition from the oldest unsettled one on, the settled ones behind it included; at this many "
         "no more are fetched.",
     )
-    max_records: int = _setting(100_000, _count(), "Records of one agent that are read and not settled, in total.")
-    max_bytes: int = _setting(
-        256 * MIB, _size(), "Bytes of one agent's records that are read and not settled, in total."
+    session_timeout: float = _reading(
+        45.0, _duration(), "A worker that the group has not heard from for this long loses its partitions."
     )
-    request_timeout: float = _setting(
-        20.0, _duration(), "How long one request to a broker may take; less than `session_timeout`."
+    heartbeat_interval: float = _reading(
+        3.0, _duration(), "How often the group hears from a worker; at most a third of `session_timeout`."
     )
-    metadata_max_age: float = _setting(
-        30.0, _duration(), "How often topics are looked at anew; new partitions are seen after this long."
+    fetch_max_wait: float = _reading(
+        0.1, _duration(), "How long a broker may wait for `fetch_min_bytes` to come together before it answers."
     )
-    connect_timeout: float = _setting(
-        8.0, _duration(), "How long one attempt to reach the brokers may take; it is logged and repeated."
+    fetch_min_bytes: int = _reading(
+        1, _size(), "A broker answers at once when it has this much; more saves requests and costs time."
     )
-    start_timeout: float = _setting(
-        60.0, _duration(), "How long brokers that can be reached may take to answer what a worker asks at its start."
+    fetch_max_bytes: int = _reading(
+        50 * MIB, _size(), "The most that one answer of a broker holds, over all of its partitions."
     )
-    send_timeout: float = _setting(
+    max_partition_fetch_bytes: int = _reading(
+        MIB,
+        _size(),
+        "The most of one partition in an answer. Every assigned partition may have as much waiting, on top of "
+        "`max_bytes`. A larger record still comes, alone.",
+    )
+    commit_interval: float = _settling(1.0, _duration(), "At most this long after a record is settled it is committed.")
+    commit_records: int = _settling(10_000, _count(), "A commit is due earlier when this many records are settled.")
+    drain_timeout: float = _settling(
+        30.0,
+        _duration(zero=True),
+        "How long handlers that have started may go on when the worker stops or loses a partition; then they are "
+        "cancelled.",
+    )
+    compression: str = _sending(
+        "none", _choice("none", "gzip", "snappy", "lz4", "zstd"), "How batches of outputs are compressed."
+    )
+    linger: float = _sending(
+        0.005, _duration(zero=True), "How long an output may wait for others to share its request."
+    )
+    batch_size: int = _sending(256 * KIB, _size(), "The largest batch of outputs for one partition.")
+    max_request_size: int = _sending(MIB, _size(), "The largest output; a larger one fails at stage `sink`.")
+    send_timeout: float = _sending(
         120.0,
         _duration(),
         "How long the brokers may take to acknowledge an output; then the producer is rebuilt and the output is sent "
         "again.",
     )
-    linger: float = _setting(
-        0.005, _duration(zero=True), "How long an output may wait for others to share its request."
+    http: str = _running(
+        "127.0.0.1:9464",
+        (_parse_http, str),
+        "Where metrics and health are served, or `off`. If the default is taken, a free port is used and logged.",
     )
-    batch_size: int = _setting(256 * KIB, _size(), "The largest batch of outputs for one partition.")
-    max_request_size: int = _setting(MIB, _size(), "The largest output; a larger one fails at stage `sink`.")
-    compression: str = _setting(
-        "none", _choice("none", "gzip", "snappy", "lz4", "zstd"), "How batches of outputs are compressed."
-    )
-    log_format: str = _setting("text", _choice("text", "json"), "Logs for people or for machines.")
-    log_level: str = _setting(
+    log_format: str = _running("text", _choice("text", "json"), "Logs for people or for machines.")
+    log_level: str = _running(
         "info", _choice("debug", "info", "warning", "error"), "The least severe messages that are logged."
     )
-    stop_when_idle: float | None = _setting(
+    stop_when_idle: float | None = _running(
         None,
         (_optional_duration, lambda seconds: "" if seconds is None else show_duration(seconds)),
         "Exit 0 when everything that is assigned has been settled to its end for this long. Unset: run for ever.",
@@ -207,6 +322,15 @@ class Settings:
             "session_timeout",
         )
         _require(self.max_partition_unsettled <= self.window, self, "max_partition_unsettled", "at most", "window")
+        _require(self.fetch_max_wait < self.request_timeout, self, "fetch_max_wait", "less than", "request_timeout")
+        _require(
+            self.max_partition_fetch_bytes <= self.fetch_max_bytes,
+            self,
+            "max_partition_fetch_bytes",
+            "at most",
+            "fetch_max_bytes",
+        )
+        check_security(self)
 
     def is_default(self, name: str) -> bool:
         """Whether nobody has set it."""
@@ -223,6 +347,8 @@ class Settings:
 
         None on the command line or in `app` means not given, and so does an empty variable. Raises ConfigurationError
         that names the setting, the value and where it came from.
+
+        A secret is read from its file here, if the file is what counts.
         """
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
@@ -230,7 +356,14 @@ class Settings:
             for name, value, source in layer:
                 values[name] = value
                 sources[name] = source
+        for name in _secret_names():
+            _read_file(name, values, sources)
         return cls(**values, sources=MappingProxyType(sources))
+
+    def shown(self, name: str) -> str:
+        """The setting with its value and where it came from, as in `window=100 (App(...))`; secrets are masked."""
+        text = setting_fields()[name].metadata["show"](getattr(self, name)) or "unset"
+        return f"{name}={text} ({self.sources.get(name, 'default')})"
 
 
 def check_app_settings(app: Mapping[str, SettingValue]) -> None:
@@ -244,6 +377,38 @@ def setting_fields() -> Mapping[str, Field[Any]]:
     return {item.name: item for item in fields(Settings) if item.metadata}
 
 
+def without_security(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `App(...)`, or variables, without those about security: for a broker that knows of none."""
+    names = {name for name, item in setting_fields().items() if item.metadata["group"] == "security"}
+    return {name: value for name, value in given.items() if name.removeprefix(PREFIX).lower() not in names}
+
+
+def _secret_names() -> list[str]:
+    """Those that may stand in a file."""
+    known = setting_fields()
+    return [name for name in known if f"{name}_file" in known]
+
+
+def _read_file(name: str, values: dict[str, Any], sources: dict[str, str]) -> None:
+    """Put the secret in, if its file is what counts: what wins over the other, or is given alone."""
+    file = f"{name}_file"
+    if file not in values:
+        return
+    if name in values:
+        if sources[name] == sources[file]:
+            raise ConfigurationError(f"{name} and {file} are both given ({sources[name]}); give one of them")
+        loser = min(name, file, key=lambda each: LAYERS.index(sources[each]))
+        del values[loser], sources[loser]
+        if loser == file:
+            return
+    try:
+        values[name] = read_secret(values[file])
+    except ValueError as error:
+        raise ConfigurationError(f"{file}={values[file]!r} ({sources[file]}): {error}") from None
+    sources[name] = sources[file]
+
+
+LAYERS = ("App(...)", "environment", "command line")  # the later one wins
 Layer = Iterator[tuple[str, Any, str]]
 
 
@@ -265,7 +430,20 @@ def _from_command_line(given: Mapping[str, SettingValue]) -> Layer:
     for name, raw in given.items():
         if raw is not None:
             label = "--" + name.replace("_", "-")
+            refuse_secret(label)
             yield name, _parsed(name, raw, label, "command line"), "command line"
+
+
+def refuse_secret(option: str) -> None:
+    """Raise ConfigurationError if the option, as in `--sasl-password`, would give a secret on the command line."""
+    name = option.removeprefix("--").replace("-", "_")
+    item = setting_fields().get(name) if option.startswith("--") else None
+    if item is not None and item.metadata["secret"]:
+        other = f"{PREFIX}{name.upper()}_FILE" if name in _secret_names() else f"App({name}=...)"
+        raise ConfigurationError(
+            f"{option}: secrets are not taken from the command line, which every user of the machine can read; "
+            f"give {other} instead"
+        )
 
 
 def _parsed(name: str, raw: object, label: str, source: str) -> Any:
@@ -275,7 +453,8 @@ def _parsed(name: str, raw: object, label: str, source: str) -> Any:
     try:
         return known[name].metadata["parse"](raw)
     except ValueError as error:
-        raise ConfigurationError(f"{label}={raw!r} ({source}): {error}") from None
+        shown = MASK if known[name].metadata["secret"] else repr(raw)
+        raise ConfigurationError(f"{label}={shown} ({source}): {error}") from None
 
 
 def _did_you_mean(name: str, label: str, known: list[str]) -> str:
@@ -287,11 +466,5 @@ def _did_you_mean(name: str, label: str, known: list[str]) -> str:
 
 
 def _require(holds: bool, settings: Settings, name: str, relation: str, other: str) -> None:
-    if holds:
-        return
-    shown = setting_fields()
-    texts = [
-        f"{each}={shown[each].metadata['show'](getattr(settings, each))} ({settings.sources.get(each, 'default')})"
-        for each in (name, other)
-    ]
-    raise ConfigurationError(f"{texts[0]} must be {relation} {texts[1]}")
+    if not holds:
+        raise ConfigurationError(f"{settings.shown(name)} must be {relation} {settings.shown(other)}")

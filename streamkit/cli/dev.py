@@ -31,19 +31,17 @@ def dev(target: str, agents: tuple[str, ...], port: int | None, reload: bool | N
 
     from streamkit.cli.crew import Crew
     from streamkit.cli.embedded import EmbeddedBroker
-    from streamkit.cli.logs import configure_logs
+    from streamkit.cli.logs import configure_logs_of_supervisor
     from streamkit.cli.reload import Reloader
     from streamkit.cli.supervise import supervise
     from streamkit.cli.watch import can_watch, require_watchfiles, watched
     from streamkit.errors import ConfigurationError
-    from streamkit.settings import Settings
 
     if reload:
         require_watchfiles()
     where = watched(target)
     broker = EmbeddedBroker(port)
-    resolved = Settings.load({**settings, "brokers": broker.brokers}, os.environ, {})
-    configure_logs(resolved.log_format, resolved.log_level)
+    configure_logs_of_supervisor(settings, os.environ)
 
     def arguments(_number: int) -> list[str]:
         options = as_arguments(agents, {**settings, "brokers": broker.brokers})

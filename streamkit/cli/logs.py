@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
+from streamkit.settings import PREFIX, Settings
+
+LOG_SETTINGS = ("log_format", "log_level")
 QUIET = ("aiokafka", "aiohttp.access", "watchfiles")  # below a warning they tell of themselves, not of the work
 
 
@@ -36,6 +40,17 @@ def configure_logs(format: str, level: str) -> None:
             wrapper_class=structlog.stdlib.BoundLogger,
             cache_logger_on_first_use=True,
         )
+
+
+def configure_logs_of_supervisor(options: Mapping[str, str | None], environ: Mapping[str, str]) -> None:
+    """For a process that has not loaded the app. Raises ConfigurationError.
+
+    Other settings are the business of its children: only together with those of the app can they be judged.
+    """
+    given = {name: options[name] for name in LOG_SETTINGS if name in options}
+    variables = {f"{PREFIX}{name.upper()}" for name in LOG_SETTINGS}
+    settings = Settings.load(given, {name: environ[name] for name in variables & environ.keys()}, {})
+    configure_logs(settings.log_format, settings.log_level)
 
 
 def _describe() -> list[Any]:

@@ -7,6 +7,7 @@ import click
 
 from streamkit.cli.failures import plain_report
 from streamkit.errors import ConfigurationError, StreamkitError
+from streamkit.settings import refuse_secret
 
 INTERRUPTED = 130
 
@@ -23,6 +24,15 @@ docs/cli.md says more, docs/settings.md lists the settings (STREAMKIT_NAME)."""
 
 class Command(click.Command):
     """Ends the process by an error's exit code, its message on standard error."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            for argument in args:
+                refuse_secret(argument.partition("=")[0])
+        except StreamkitError as error:
+            plain_report(error)
+            ctx.exit(error.exit_code)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -51,10 +51,14 @@ def worker(
     from streamkit.cli.launch import launch
     from streamkit.cli.one_broker import for_one_broker
     from streamkit.cli.target import chosen_agents, load_app
+    from streamkit.settings import Settings, without_security
 
     app = load_app(target)
     chosen = chosen_agents(app, agents)
-    resolved = app.settings(settings, os.environ)
+    if one_broker:  # which wants no login
+        resolved = Settings.load(settings, without_security(os.environ), without_security(app.given_settings))
+    else:
+        resolved = app.settings(settings, os.environ)
     resolved = replace(resolved, http=http_of(number, resolved))
     if check:
         return
@@ -82,16 +86,14 @@ def _supervise(
 ) -> int:
     import os
 
-    from streamkit.cli.logs import configure_logs
+    from streamkit.cli.logs import configure_logs_of_supervisor
     from streamkit.cli.reload import Reloader
     from streamkit.cli.supervise import Workers, supervise
     from streamkit.cli.watch import require_watchfiles, watched
-    from streamkit.settings import Settings
 
     if reload and workers > 1:
         raise UsageError("--reload runs one process; leave out --workers")
-    resolved = Settings.load(settings, os.environ, {})
-    configure_logs(resolved.log_format, resolved.log_level)
+    configure_logs_of_supervisor(settings, os.environ)
     options = [*as_arguments(agents, settings), *["--create-topics"] * create_topics]
 
     def arguments(number: int) -> list[str]:

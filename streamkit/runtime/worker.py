@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
@@ -142,17 +142,21 @@ class Worker:
                 publisher.add_route(name, info.partitions, info.max_message_bytes)
         self._port.current = SendToBrokers(self._app.emitter)
         async with asyncio.TaskGroup() as group:
-            outputs = group.create_task(self._app.publisher.run())
+            outputs = group.create_task(self._guarded(self._app.publisher.run()))
             if await self._lifespan.enter(self._stopping):
                 self._begun = True
-                watches = [group.create_task(self._watch(admin)), group.create_task(self._follow_growth(publishers))]
+                watches = [
+                    group.create_task(self._guarded(watch))
+                    for watch in (self._watch(admin), self._follow_growth(publishers))
+                ]
                 await self._until_stopped(group, found)
                 for watch in watches:
                     watch.cancel()
             await self._lifespan.leave(self._settings.drain_timeout)
             # What is sent from here on would never leave.
             self._port.current = None
-            await self._app.flush()
+            if not outputs.done():
+                await self._app.flush()
             outputs.cancel()
             await asyncio.wait([outputs])  # or it might just be connecting again
             await self._app.publisher.stop()
@@ -167,6 +171,13 @@ class Worker:
         if agents:  # a worker may have none, and only send
             await asyncio.wait(agents)
         await end_timers(timers, self._settings.drain_timeout)
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        """Access that is denied while the worker runs ends it in order, and not by tearing down its task group."""
+        try:
+            await work
+        except ConfigurationError as error:
+            self.fail(error)
 
     async def _supervise(self, runner: Runner, found: Mapping[str, TopicInfo]) -> None:
         partitions = [

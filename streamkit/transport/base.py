@@ -1,7 +1,7 @@
 """What the engine asks of a message log: the protocols that every transport fulfils.
 
 Offsets, partitions and timestamps are Kafka's. Times are seconds, but record timestamps, which are milliseconds since
-the epoch. Methods raise the errors defined here and no client library's own.
+the epoch. Methods raise the errors defined here and no client library's own. All of them may raise AccessDenied.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from streamkit.errors import TransportError
+from streamkit.errors import ConfigurationError, TransportError
 from streamkit.record import TopicPartition
 
 NO_GENERATION = -1
@@ -38,6 +38,13 @@ class RecordTooLarge(TransportError):
 
 class Refused(TransportError):
     """The broker will not do this, now or later: not authorised, an invalid request, a failed login."""
+
+
+class AccessDenied(ConfigurationError):
+    """The brokers do not let this client in, or are not to be trusted: a failed login, a wrong certificate.
+
+    No TransportError: whoever tries again after one of those need not try again after this.
+    """
 
 
 class TopicMissing(TransportError):

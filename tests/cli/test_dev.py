@@ -74,6 +74,18 @@ def test_the_broker_keeps_records_and_offsets_while_the_code_is_reloaded(tmp_pat
         assert dev.finish().code == 0
 
 
+def test_the_broker_of_its_own_wants_no_login_whatever_the_app_says(tmp_path: Path) -> None:
+    write(tmp_path)
+    program = tmp_path / "shop.py"
+    secured = 'App("shop", security_protocol="SASL_SSL", sasl_password_file="/nowhere")'
+    program.write_text(program.read_text().replace('App("shop")', secured))
+    environment = {"STREAMKIT_SASL_MECHANISM": "PLAIN", "STREAMKIT_SSL_CAFILE": "/nowhere"}
+    with running(tmp_path, "dev", "shop", "--http", "off", environment=environment) as dev:
+        dev.await_text(r"assigned orders\[0\]")
+        dev.signal(signal.SIGINT)
+        assert dev.finish().code == 0
+
+
 def test_without_reload_a_change_is_nothing_and_a_failure_ends_it(tmp_path: Path) -> None:
     write(tmp_path)
     with running(tmp_path, "dev", "shop", "--no-reload", "--http", "off") as dev:

@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -49,17 +49,41 @@ class ExistingKafka:
     brokers: str
 
 
+@dataclass(frozen=True)
+class Listener:
+    """One more way into a broker. `options` are properties of the listener, without the prefix that names it."""
+
+    name: str  # in capitals
+    protocol: str  # as security.protocol
+    options: Mapping[str, str]
+    advertised: str = "localhost"  # the host that the broker names to clients
+    port: int = field(default_factory=free_port)
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.port}"
+
+
 class GenuineKafka:
     """One broker for the length of a `with` block; about 4 s until it is up.
 
-    `settings` are added to server.properties, as in `{"message.max.bytes": "2000000"}`. Entering raises
+    `settings` are added to server.properties, as in `{"message.max.bytes": "2000000"}`; `listeners` to the one for
+    PLAINTEXT; `scram` are users from the start, as in `SCRAM-SHA-256=[name=ann,password=secret]`. Entering raises
     `KafkaUnavailable` when Java or Maven is missing, `RuntimeError` when the broker does not come up. All methods
     block: in a coroutine call them with `asyncio.to_thread`.
     """
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        listeners: Sequence[Listener] = (),
+        scram: Sequence[str] = (),
+    ) -> None:
         self.port, self._controller_port = free_port(), free_port()
         self._settings = dict(settings or {})
+        self._listeners = listeners
+        self._scram = scram
         self._process: subprocess.Popen[bytes] | None = None
         self._directory: Path | None = None
         self._classpath = ""
@@ -130,6 +154,28 @@ class GenuineKafka:
             self.resume()
             self._await_answer(time.monotonic() + START_SECONDS)
 
+    def change_password(self, user: str, mechanism: str, password: str) -> None:
+        """Of a SCRAM user; takes some seconds, and open connections stay open."""
+        change = [
+            "--alter",
+            f"--add-config={mechanism}=[password={password}]",
+            "--entity-type=users",
+            f"--entity-name={user}",
+        ]
+        self._administer("kafka.admin.ConfigCommand", *change)
+
+    def permit(self, user: str, operation: str, *resources: str) -> None:
+        """Add an ACL, as in `permit("ann", "Read", "--topic", "orders")`; takes some seconds."""
+        rule = ["--add", f"--allow-principal=User:{user}", f"--operation={operation}", *resources]
+        self._administer("org.apache.kafka.tools.AclCommand", *rule)
+
+    def _administer(self, tool: str, *arguments: str) -> None:
+        command = ["java", "-cp", self._classpath, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", tool]
+        command += ["--bootstrap-server", self.brokers, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{tool} failed:\n{done.stdout}{done.stderr}")
+
     def _await_answer(self, deadline: float) -> None:
         # In a thread of its own, because the caller may have a running loop.
         with ThreadPoolExecutor(1) as pool:
@@ -157,17 +203,32 @@ class GenuineKafka:
         properties = self._properties(directory) | self._settings
         self._properties_file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
         command = self._java("-XX:+UseSerialGC", "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c")
+        command += [part for user in self._scram for part in ("--add-scram", user)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"formatting the log directory failed:\n{done.stdout}{done.stderr}")
 
     def _properties(self, directory: Path) -> dict[str, str]:
+        more = self._listeners
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"} | {way.name: way.protocol for way in more}
+        options = {
+            f"listener.name.{way.name.lower()}.{name}": value for way in more for name, value in way.options.items()
+        }
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "listeners": ",".join(
+                [
+                    f"PLAINTEXT://127.0.0.1:{self.port}",
+                    f"CONTROLLER://127.0.0.1:{self._controller_port}",
+                    *(f"{way.name}://127.0.0.1:{way.port}" for way in more),
+                ]
+            ),
+            "advertised.listeners": ",".join(
+                [f"PLAINTEXT://127.0.0.1:{self.port}"] + [f"{way.name}://{way.advertised}:{way.port}" for way in more]
+            ),
+            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(directory / "data"),
             "auto.create.topics.enable": "false",
@@ -185,7 +246,7 @@ class GenuineKafka:
             "transaction.state.log.num.partitions": "5",
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
-        }
+        } | options
 
 
 def genuine_kafka() -> contextlib.AbstractContextManager[GenuineKafka | ExistingKafka]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+import ssl
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -16,8 +18,10 @@ from aiokafka.client import CoordinationType
 
 from streamkit.record import TopicPartition
 from streamkit.settings import Settings
-from streamkit.transport.base import CommittedOffset, LogRange, NewTopic, Refused, TopicInfo
+from streamkit.transport.base import CommittedOffset, LogRange, NewTopic, Refused, TopicInfo, Unreachable
+from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.client import client_options, cut
+from streamkit.transport.kafka.diagnosis import diagnose
 from streamkit.transport.kafka.failures import translated
 from streamkit.transport.kafka.offset_fetch import OffsetFetch, fetch_offsets
 
@@ -31,23 +35,30 @@ CONSUMERS = ("consumer", "")  # empty: offsets were stored for the group, and no
 
 
 class KafkaAdmin:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, context: ssl.SSLContext | None = None) -> None:
         self._settings = settings
+        self._context = context
+        self._access = Access(settings, context)
         self._admin: Any = None
         self._reader: Any = None
 
     async def start(self) -> None:
-        self._admin = AIOKafkaAdminClient(**client_options(self._settings))
+        deadline = asyncio.get_running_loop().time() + self._settings.request_timeout
+        self._access = Access(self._settings, self._context)
+        options = client_options(self._settings, self._access)
+        self._admin = AIOKafkaAdminClient(**options)
         # R24: high watermarks as the fetcher knows them are stale while a partition is not fetched, and count what
         # read_committed does not show. ListOffsets under read_committed gives the last stable offset.
-        self._reader = AIOKafkaConsumer(
-            **client_options(self._settings), isolation_level="read_committed", enable_auto_commit=False
-        )
+        self._reader = AIOKafkaConsumer(**options, isolation_level="read_committed", enable_auto_commit=False)
         try:
-            with translated():
-                async with asyncio.timeout(self._settings.request_timeout):
-                    await self._admin.start()
-                    await self._reader.start()
+            async with self._calling():
+                await self._admin.start()
+                await self._reader.start()
+        except Unreachable as error:
+            await self.stop()
+            if denial := await diagnose(self._settings, self._access, deadline):
+                raise denial from error
+            raise
         except BaseException:
             await self.stop()
             raise
@@ -55,11 +66,10 @@ class KafkaAdmin:
     async def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
         if not names:
             return {}
-        with translated():
-            async with asyncio.timeout(self._settings.request_timeout):
-                described = await self._admin.describe_topics(sorted(names))
-                counts = {row["topic"]: len(row["partitions"]) for row in described if _exists(row)}
-                limits = await self._message_limits(counts)
+        async with self._calling():
+            described = await self._admin.describe_topics(sorted(names))
+            counts = {row["topic"]: len(row["partitions"]) for row in described if _exists(row)}
+            limits = await self._message_limits(counts)
         return {name: TopicInfo(count, limits.get(name)) for name, count in counts.items()}
 
     async def all_topics(self) -> frozenset[str]:
@@ -86,9 +96,8 @@ class KafkaAdmin:
             )
             for topic in topics
         ]
-        with translated():
-            async with asyncio.timeout(self._settings.request_timeout):
-                response = await self._admin.create_topics(wanted)
+        async with self._calling():
+            response = await self._admin.create_topics(wanted)
         # R23: aiokafka's admin calls return the broker's error codes and do not raise.
         for name, code, *message in response.topic_errors:
             if code not in (0, TOPIC_ALREADY_EXISTS):
@@ -99,10 +108,9 @@ class KafkaAdmin:
         wanted = [KafkaPartition(*partition) for partition in partitions]
         if not wanted:
             return {}
-        with translated():
-            async with asyncio.timeout(self._settings.request_timeout):
-                starts = await self._reader.beginning_offsets(wanted)
-                ends = await self._reader.end_offsets(wanted)
+        async with self._calling():
+            starts = await self._reader.beginning_offsets(wanted)
+            ends = await self._reader.end_offsets(wanted)
         return {TopicPartition(*tp): LogRange(starts[tp], ends[tp]) for tp in wanted}
 
     async def committed(
@@ -111,14 +119,13 @@ class KafkaAdmin:
         if not partitions:
             return {}
         client = self._reader._client
-        with translated():
-            async with asyncio.timeout(self._settings.request_timeout):
-                node = await client.coordinator_lookup(CoordinationType.GROUP, group)
+        async with self._calling():
+            node = await client.coordinator_lookup(CoordinationType.GROUP, group)
 
-                async def send(request: OffsetFetch) -> Any:
-                    return await client.send(node, request)
+            async def send(request: OffsetFetch) -> Any:
+                return await client.send(node, request)
 
-                return await fetch_offsets(send, group, partitions)
+            return await fetch_offsets(send, group, partitions)
 
     async def stop(self) -> None:
         for client in (self._admin, self._reader):
@@ -129,6 +136,13 @@ class KafkaAdmin:
             except (TimeoutError, kafka.KafkaError):
                 await cut(client._client)
         self._admin = self._reader = None
+
+    @asynccontextmanager
+    async def _calling(self) -> AsyncIterator[None]:
+        async with self._access.unless_denied():
+            with translated():
+                async with asyncio.timeout(self._settings.request_timeout):
+                    yield
 
     async def _message_limits(self, names: Collection[str]) -> dict[str, int]:
         resources = [ConfigResource(ConfigResourceType.TOPIC, name, {MAX_MESSAGE_BYTES: None}) for name in names]

@@ -13,6 +13,7 @@ import aiokafka.client
 from aiokafka.protocol.metadata import MetadataRequest
 
 from streamkit.settings import Settings
+from streamkit.transport.kafka.access import Access, Denied
 
 CUT_TIMEOUT = 2.0
 
@@ -25,16 +26,28 @@ aiokafka.client.MetadataRequest = aiokafka.admin.client.MetadataRequest = functo
 
 def _keep_payloads_out_of_logs() -> None:
     """R25: at DEBUG aiokafka logs keys, values and the SASL password."""
-    for name in ("conn", "client", "producer.producer", "producer.sender", "consumer.fetcher", "consumer.consumer"):
-        logging.getLogger(f"aiokafka.{name}").addFilter(lambda record: record.levelno > logging.DEBUG)
+    names = (".conn", "", ".producer.producer", ".producer.sender", ".consumer.fetcher", ".consumer.consumer")
+    for name in names:  # the client's logger is called aiokafka
+        logging.getLogger(f"aiokafka{name}").addFilter(lambda record: record.levelno > logging.DEBUG)
+
+
+def _say_once_why_access_is_denied() -> None:
+    """aiokafka would say it again for each broker, and of each login over PLAIN that its password is in the clear."""
+    logging.getLogger("aiokafka").addFilter(_is_not_said_elsewhere)
+    logging.getLogger("aiokafka.conn").addFilter(lambda record: "in the clear" not in str(record.msg))
+
+
+def _is_not_said_elsewhere(record: logging.LogRecord) -> bool:
+    return not (isinstance(record.args, tuple) and any(isinstance(each, Denied) for each in record.args))
 
 
 _keep_payloads_out_of_logs()
+_say_once_why_access_is_denied()
 
 
-def client_options(settings: Settings) -> dict[str, Any]:
+def client_options(settings: Settings, access: Access) -> dict[str, Any]:
     """Arguments of AIOKafkaConsumer, AIOKafkaProducer and AIOKafkaAdminClient alike."""
-    return {
+    return access.options() | {
         "bootstrap_servers": list(settings.brokers),
         "client_id": "streamkit",
         # R14: below the session timeout, or a heartbeat that hangs outlives the session it is to keep.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from streamkit.transport.base import (
     OffsetOutOfRange,
     RebalanceListener,
 )
+from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.client import client_options, cut, rebalance_timeout
 from streamkit.transport.kafka.failures import describe, translate, translated
 from streamkit.transport.kafka.offset_fetch import OffsetFetch, fetch_offsets
@@ -48,8 +50,9 @@ Batches = Mapping[TopicPartition, Sequence[ConsumedRecord]]
 
 
 class KafkaConsumer:
-    def __init__(self, settings: Settings, group: str) -> None:
+    def __init__(self, settings: Settings, group: str, context: ssl.SSLContext | None = None) -> None:
         self._settings = settings
+        self._access = Access(settings, context)
         self._group = group
         self._consumer: Any = None
         self._failure: Exception | None = None
@@ -72,7 +75,7 @@ class KafkaConsumer:
     async def start(self) -> None:
         settings = self._settings
         consumer: Any = AIOKafkaConsumer(
-            **client_options(settings),
+            **client_options(settings, self._access),
             group_id=self._group,
             enable_auto_commit=False,
             # R1, R18: aiokafka takes an error of the group for "nothing committed" and resets silently when an offset
@@ -87,13 +90,17 @@ class KafkaConsumer:
             # R11: it defaults to the session timeout; revoking may take as long as a drain.
             rebalance_timeout_ms=_ms(rebalance_timeout(settings)),
             max_poll_interval_ms=NEVER_MS,
-            fetch_max_wait_ms=100,
+            fetch_max_wait_ms=_ms(settings.fetch_max_wait),
+            fetch_min_bytes=settings.fetch_min_bytes,
+            fetch_max_bytes=settings.fetch_max_bytes,
+            max_partition_fetch_bytes=settings.max_partition_fetch_bytes,
             retry_backoff_ms=100,
             # R16: keys and values stay bytes: a deserialiser that fails inside the fetcher blocks it for ever.
         )
         try:
-            with translated():
-                await consumer.start()
+            async with self._access.unless_denied():
+                with translated():
+                    await consumer.start()
         except BaseException:
             await _close(consumer)
             raise
@@ -106,7 +113,11 @@ class KafkaConsumer:
     async def poll(self, partitions: Collection[TopicPartition], *, max_records: int, timeout: float) -> Batches:
         if self._failure is not None:
             raise self._failure
-        self._check_tasks()
+        async with self._access.unless_denied():
+            self._check_tasks()
+            return await self._poll(partitions, max_records, timeout)
+
+    async def _poll(self, partitions: Collection[TopicPartition], max_records: int, timeout: float) -> Batches:
         wanted = [KafkaPartition(*partition) for partition in partitions] or [NOWHERE]
         try:
             # R8: it waits for the end of a rebalance, whatever its timeout; nothing else may wait for a poll.
@@ -137,19 +148,23 @@ class KafkaConsumer:
         self._consumer.seek(KafkaPartition(*partition), offset)
 
     async def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
+        async with self._access.unless_denied():
+            with translated():
+                return await self._committed(partitions)
+
+    async def _committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
         coordinator = self._coordinator
-        with translated():
-            while True:
-                await coordinator.ensure_coordinator_known()
-                try:
-                    return await fetch_offsets(self._send, self._group, partitions)
-                except kafka.KafkaError as error:
-                    if not error.retriable:
-                        raise
-                    log.info("reading committed offsets of group %s: %s; trying again", self._group, error)
-                    if isinstance(error, kafka.NotCoordinatorForGroupError | kafka.GroupCoordinatorNotAvailableError):
-                        coordinator.coordinator_dead()
-                    await asyncio.sleep(0.1)
+        while True:
+            await coordinator.ensure_coordinator_known()
+            try:
+                return await fetch_offsets(self._send, self._group, partitions)
+            except kafka.KafkaError as error:
+                if not error.retriable:
+                    raise
+                log.info("reading committed offsets of group %s: %s; trying again", self._group, error)
+                if isinstance(error, kafka.NotCoordinatorForGroupError | kafka.GroupCoordinatorNotAvailableError):
+                    coordinator.coordinator_dead()
+                await asyncio.sleep(0.1)
 
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], generation: int) -> None:
         coordinator = self._coordinator
@@ -236,11 +251,20 @@ def _ms(seconds: float) -> int:
 
 
 async def _close(consumer: Any) -> None:
-    """R20: stop() waits for ever when the cluster is gone; after a moment the connections are cut under it."""
+    """R20: stop() waits for ever when the cluster is gone; after a moment the connections are cut under it.
+
+    R33: it passes on that it has cancelled a fetch which waited to be tried again, as if its caller were cancelled.
+    """
     try:
         await asyncio.wait_for(consumer.stop(), STOP_TIMEOUT)
-    except (TimeoutError, kafka.KafkaError, TransportError) as error:
-        log.warning("closing a consumer: %s; cutting its connections", str(error) or "timed out")
+    except (TimeoutError, kafka.KafkaError, TransportError, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        log.warning(
+            "closing a consumer: %s; cutting its connections",
+            str(error) or ("timed out" if isinstance(error, TimeoutError) else "interrupted"),
+        )
         await _leave(consumer)
         await _end_tasks(consumer)
         await cut(consumer._client)

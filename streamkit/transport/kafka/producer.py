@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -11,7 +12,8 @@ from aiokafka import errors as kafka
 from aiokafka.producer.message_accumulator import BatchBuilder as KafkaBatchBuilder
 
 from streamkit.settings import Settings
-from streamkit.transport.base import BatchBuilder, Stored, TopicMissing
+from streamkit.transport.base import AccessDenied, BatchBuilder, Stored, TopicMissing
+from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.client import client_options, cut
 from streamkit.transport.kafka.fail_stop import queue_without_waiting, stop_at_first_failure
 from streamkit.transport.kafka.failures import translate, translated
@@ -23,15 +25,18 @@ CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}  # as in the a
 
 
 class KafkaProducer:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, context: ssl.SSLContext | None = None) -> None:
         self._settings = settings
+        self._access = Access(settings, context)
+        self._access.on_denial = self._denied
+        self._unanswered: set[asyncio.Future[Stored]] = set()
         self._producer: Any = None
         self._compression = CODECS[settings.compression]
 
     async def start(self) -> None:
         settings = self._settings
         producer: Any = AIOKafkaProducer(
-            **client_options(settings),
+            **client_options(settings, self._access),
             enable_idempotence=True,
             acks="all",
             compression_type=None if settings.compression == "none" else settings.compression,
@@ -42,8 +47,9 @@ class KafkaProducer:
         )
         self._producer = producer
         try:
-            with translated():
-                await asyncio.wait_for(producer.start(), settings.request_timeout)
+            async with self._access.unless_denied():
+                with translated():
+                    await asyncio.wait_for(producer.start(), settings.request_timeout)
             stop_at_first_failure(producer)
             queue_without_waiting(producer, settings.send_timeout)
         except BaseException:
@@ -68,18 +74,31 @@ class KafkaProducer:
         return builder
 
     async def send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[Stored]:
-        with translated():
-            try:
-                acknowledged = await self._producer.send_batch(batch, topic, partition=partition)
-            except kafka.UnknownTopicOrPartitionError:
-                # aiokafka has asked until its timeout, and cannot tell a missing topic from silence.
-                client = self._producer.client
-                if await client.force_metadata_update() and not client.cluster.partitions_for_topic(topic):
-                    raise TopicMissing(topic) from None
-                raise
+        async with self._access.unless_denied():
+            with translated():
+                acknowledged = await self._send(batch, topic, partition)
         outcome: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         acknowledged.add_done_callback(lambda done: _hand_over(done, outcome))
+        self._unanswered.add(outcome)
+        outcome.add_done_callback(self._unanswered.discard)
         return outcome
+
+    async def _send(self, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[Stored]:
+        try:
+            acknowledged: asyncio.Future[Stored] = await self._producer.send_batch(batch, topic, partition=partition)
+        except kafka.UnknownTopicOrPartitionError:
+            # aiokafka has asked until its timeout, and cannot tell a missing topic from silence.
+            client = self._producer.client
+            if await client.force_metadata_update() and not client.cluster.partitions_for_topic(topic):
+                raise TopicMissing(topic) from None
+            raise
+        return acknowledged
+
+    def _denied(self, denial: AccessDenied) -> None:
+        """aiokafka would keep them, and try to connect for ever."""
+        for outcome in list(self._unanswered):
+            if not outcome.done():
+                outcome.set_exception(denial)
 
     async def stop(self) -> None:
         """R20: an idempotent producer waits for its unacknowledged batches for ever; here it gets a moment."""

@@ -4,11 +4,13 @@ CONSUMER, PRODUCER = "streamkit/transport/kafka/consumer.py", "streamkit/transpo
 ADMIN, CLIENT = "streamkit/transport/kafka/admin.py", "streamkit/transport/kafka/client.py"
 FAILURES, OFFSET_FETCH = "streamkit/transport/kafka/failures.py", "streamkit/transport/kafka/offset_fetch.py"
 FAIL_STOP = "streamkit/transport/kafka/fail_stop.py"
+ACCESS = "streamkit/transport/kafka/access.py"
 PUBLISHER = "streamkit/runtime/publisher.py"
 OPTION = "retry_backoff_ms=100,"
 TESTS = "tests/transport/kafka/test_workarounds.py::test_"
 CONSUMER_TESTS = "tests/transport/kafka/test_consumer.py::test_"
 PRODUCER_TESTS = "tests/transport/kafka/test_producer.py::test_"
+SECURITY_TESTS = "tests/transport/kafka/test_security.py::test_"
 PAUSING = """unwanted = set(self._consumer.assignment()) - set(wanted)
             self._consumer.pause(*unwanted)
             self._consumer.resume(*(set(self._consumer.assignment()) - unwanted))
@@ -27,8 +29,8 @@ WORKAROUNDS = [
     (
         "R1: a coordinator that has moved is asked again and again",
         CONSUMER,
-        "                        coordinator.coordinator_dead()",
-        "                        pass",
+        "                    coordinator.coordinator_dead()",
+        "                    pass",
         f"{TESTS}an_error_of_the_whole_group_is_not_taken_for_nothing_committed",
     ),
     (
@@ -314,10 +316,38 @@ WORKAROUNDS = [
         f"{TESTS}no_payload_and_no_password_gets_into_the_logs_of_aiokafka",
     ),
     (
+        "R27: a login takes any number of iterations",
+        ACCESS,
+        "if iterations < FEWEST_ITERATIONS:",
+        "if False:",
+        f"{SECURITY_TESTS}a_login_with_too_few_iterations_is_refused",
+    ),
+    (
+        "R33: stopping a consumer cancels who stops it",
+        CONSUMER,
+        "TransportError, asyncio.CancelledError) as error:",
+        "TransportError) as error:",
+        f"{CONSUMER_TESTS}a_member_stops_although_a_fetch_waits_to_be_tried_again",
+    ),
+    (
+        "R34: a refused token is taken for a good one",
+        ACCESS,
+        "        if payload:  #",
+        "        if False:  #",
+        f"{SECURITY_TESTS}access_that_is_denied_is_told_with_its_reason_and_the_broker",
+    ),
+    (
+        "R35: nobody looks why a broker did not let the client in",
+        ACCESS,
+        "cause, why = error, access.why(error)",
+        "cause, why = error, None",
+        f"{SECURITY_TESTS}access_that_is_denied_is_told_with_its_reason_and_the_broker",
+    ),
+    (
         "R29: nobody looks after the fetcher",
         CONSUMER,
-        "        self._check_tasks()\n        wanted",
-        "        wanted",
+        "            self._check_tasks()\n",
+        "",
         f"{CONSUMER_TESTS}a_fetcher_that_has_died_fails_the_polls_instead_of_finding_nothing_for_ever",
     ),
     (

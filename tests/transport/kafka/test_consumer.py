@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.fetch import FetchRequest
 
 from streamkit.errors import TransportError
 from streamkit.transport.base import FetchFailed
@@ -32,6 +34,28 @@ def test_a_member_that_stops_while_it_waits_to_join_leaves_the_group(monkeypatch
         await asyncio.sleep(0.1)
         broker_tasks = broker._connections
         assert asyncio.all_tasks() - before - broker_tasks == set()
+
+    with_broker(case)
+
+
+def test_a_member_stops_although_a_fetch_waits_to_be_tried_again() -> None:
+    async def case(broker: ScriptedBroker) -> None:
+        async with membership(broker) as (member, _):
+            inner: Any = member._consumer
+            send, failed = inner._client.send, asyncio.Event()
+
+            async def break_fetches(node: int, request: Any, **options: Any) -> Any:
+                if isinstance(request, FetchRequest):
+                    failed.set()
+                    raise KafkaConnectionError
+                return await send(node, request, **options)
+
+            inner._fetcher._retry_backoff = 60.0
+            inner._client.send = break_fetches
+            member.seek(FIRST, 0)
+            await within(5.0, failed.wait())
+            await within(5.0, member.stop())
+        assert broker.asked(scripted.LEAVE_GROUP)
 
     with_broker(case)
 

@@ -17,6 +17,7 @@ from typing import Any
 import aiokafka
 import aiokafka.admin.client
 import aiokafka.client
+import aiokafka.conn
 import pytest
 from aiokafka import errors as kafka
 from aiokafka.consumer.fetcher import FetchError
@@ -25,6 +26,8 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest
 
 import streamkit.transport.kafka
+from streamkit.transport.kafka import access
+from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.admin import KafkaAdmin
 from streamkit.transport.kafka.client import client_options
 from tests.transport.kafka.scripted import ScriptedBroker
@@ -138,6 +141,21 @@ def test_metadata_is_asked_for_by_the_name_that_is_replaced(module: Any) -> None
     assert not built.allow_auto_topic_creation
 
 
+def test_what_makes_connections_and_logs_in_is_found_by_the_names_that_are_replaced() -> None:
+    client = inspect.getsource(aiokafka.client.AIOKafkaClient)
+    assert (
+        client.count("create_conn(") == client.count("sasl_oauth_token_provider=self._sasl_oauth_token_provider") == 2
+    )
+    connection = inspect.getsource(aiokafka.conn.AIOKafkaConnection)
+    assert connection.count("ScramAuthenticator(") == connection.count(" OAuthAuthenticator(") == 1
+    assert list(inspect.signature(aiokafka.conn.OAuthAuthenticator.step).parameters) == ["self", "payload"]
+    assert list(inspect.signature(aiokafka.conn.ScramAuthenticator.create_salted_password).parameters)[1:] == [
+        "salt",
+        "iterations",
+    ]
+    assert aiokafka.client.create_conn is access.create_conn
+
+
 def test_a_request_of_our_own_is_built_by_the_version_that_the_broker_speaks() -> None:
     from streamkit.transport.kafka.offset_fetch import OffsetFetch, OffsetFetchRequest_v7, OffsetFetchResponse_v7
 
@@ -156,7 +174,7 @@ def test_a_batch_is_built_without_a_producer() -> None:
 def test_every_client_takes_the_common_options() -> None:
     from streamkit.settings import Settings
 
-    options = set(client_options(Settings()))
+    options = set(client_options(Settings(), Access(Settings())))
     for kind in (aiokafka.AIOKafkaConsumer, aiokafka.AIOKafkaProducer, aiokafka.admin.client.AIOKafkaAdminClient):
         assert options <= set(inspect.signature(kind).parameters)
 
@@ -175,7 +193,7 @@ def private_names(tree: ast.AST) -> Iterator[str]:
             case ast.Attribute(value=ast.Name(id="self")):
                 pass
             case ast.Attribute(attr=name) | ast.Constant(value=str(name)):
-                if name.startswith("_") and not name.startswith("__") and name.isidentifier():
+                if name != "_" and name.startswith("_") and not name.startswith("__") and name.isidentifier():
                     yield name
             case _:
                 pass
