@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.guide import Guide
-from tests.cli.support import ROOT, running, streamkit
+from tests.cli.support import running, streamkit
 from tests.deploy.prometheus import PrometheusUnavailable, fetch_tools, serving
 
 PAGES = ["README.md", "docs/getting-started.md"]
@@ -73,7 +73,3 @@ def test_a_value_of_another_type_is_refused_before_it_is_sent(tmp_path: Path) ->
     assert value == '{"id": "1", "amount": 100}'
     refused = streamkit(tmp_path, "send", topic, '{"id": 1}', *options)
     assert (refused.code, "Expected `str`, got `int`" in refused.errors) == (2, True)
-
-
-def test_the_readme_fits_on_two_screens() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) < 140
