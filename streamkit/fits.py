@@ -4,9 +4,9 @@ A type checker decides this fully; here only what is surely wrong is refused, an
 """
 
 import types
-from typing import Annotated, Any, Literal, NewType, TypeVar, Union, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, Literal, NewType, TypeVar, Union, get_args, get_origin
 
-from typing_extensions import TypeAliasType
+from typing_extensions import TypeAliasType, is_typeddict
 
 NONE = type(None)
 # What a checker accepts although no subclass says so (PEP 484, "the numeric tower").

@@ -3,6 +3,10 @@
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
+import attrs
+import faust
+import pydantic
+
 from streamkit import App, Batch, BatchError, Output, Record, Stream, Topic
 
 
@@ -29,6 +33,41 @@ orders = app.topic("orders.events.v1", value=Order)
 invoices = app.topic("invoices.events.v1", value=Invoice)
 alerts = app.topic("alerts.v1", value=str, key=int)
 tombstones = app.topic("accounts.v1", value=Order | None)
+
+
+class Customer(pydantic.BaseModel):
+    name: str
+
+
+@attrs.define
+class Parcel:
+    weight: int
+
+
+class Shipment(faust.Record):
+    id: str
+
+
+customers = app.topic("customers.v1", value=Customer)
+parcels = app.topic("parcels.v1", value=Parcel)
+shipments = app.topic("shipments.v1", value=Shipment)
+
+
+@app.agent(customers)  # E an attrs class where the topic holds a pydantic model
+async def b1(parcel: Parcel) -> None: ...
+
+
+@app.agent(parcels)  # E a Record of Faust where the topic holds an attrs class, inside Record
+async def b2(record: Record[str, Shipment]) -> None: ...
+
+
+@app.agent(customers, sink=shipments)  # E returns an attrs class where the sink takes a Record of Faust
+async def b3(customer: Customer) -> Parcel:
+    raise NotImplementedError
+
+
+async def sends_others() -> None:
+    await shipments.send(Parcel(1))  # E an attrs class where the topic holds a Record of Faust
 
 
 @app.agent(orders)  # E wrong value type

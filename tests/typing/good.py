@@ -7,7 +7,10 @@ from datetime import timedelta
 from typing import Any, TypedDict, assert_type
 from uuid import UUID
 
+import attrs
+import faust
 import msgspec
+import pydantic
 
 from streamkit import App, Batch, BatchError, Output, Record, RecordMetadata, Stream, Topic
 
@@ -72,6 +75,51 @@ assert_type(movies, Topic[str, Movie])
 assert_type(blobs, Topic[bytes, bytes])
 assert_type(lists, Topic[str, list[Order]])
 assert_type(mirrored, Topic[UUID, str])
+
+
+class Customer(pydantic.BaseModel):
+    name: str
+
+
+@attrs.define
+class Parcel:
+    weight: int
+
+
+class Shipment(faust.Record):
+    id: str
+
+
+customers = app.topic("customers.v1", value=Customer)
+deleted_customers = app.topic("customers.state.v1", value=Customer | None)
+parcels = app.topic("parcels.v1", value=Parcel)
+shipments = app.topic("shipments.v1", value=Shipment)
+pages = app.topic("pages.v1", value=dict[str, Customer])
+
+assert_type(customers, Topic[str, Customer])
+assert_type(deleted_customers, Topic[str, Customer | None])
+assert_type(parcels, Topic[str, Parcel])
+assert_type(shipments, Topic[str, Shipment])
+assert_type(pages, Topic[str, dict[str, Customer]])
+
+
+@app.agent(customers, sink=parcels)
+async def pack(customer: Customer) -> Parcel:
+    return Parcel(len(customer.name))
+
+
+@app.agent(parcels, sink=shipments)
+async def ship(parcel: Parcel) -> AsyncIterator[Shipment]:
+    yield Shipment(id=str(parcel.weight))
+
+
+@app.agent(shipments)
+async def track(record: Record[str, Shipment]) -> None:
+    assert_type(record.value, Shipment)
+
+
+@app.agent(deleted_customers)
+async def forget(customer: Customer | None) -> None: ...
 
 
 @app.agent(orders)
