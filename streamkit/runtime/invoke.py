@@ -45,16 +45,27 @@ def argument_decoder(agent: Agent[Any, Any]) -> Decode:
 
 def record_decoder(agent: Agent[Any, Any]) -> Callable[[ConsumedRecord], Record[Any, Any]]:
     """The whole record. Raises KeyUndecodable, and what the value's codec raises."""
-    decode_key, decode_value = agent.topics[0].key_codec.decode, _value_decoder(agent)
+    topic = agent.topics[0]
+    decode_key, decode_value, null = topic.key_codec.decode, topic.value_codec.decode, topic.value_codec.null
 
     def whole(record: ConsumedRecord) -> Record[Any, Any]:
-        raw = record.key
+        raw, value = record.key, record.value
         try:
             key = None if raw is None else decode_key(raw)
         except Exception as error:
             raise KeyUndecodable from error
-        value = decode_value(record)
-        return Record(key, value, record.topic, record.partition, record.offset, record.timestamp, record.headers)
+        # As the constructor makes it, but without the call, which would cost more than the rest of this.
+        made: Any = object.__new__(Record)
+        made.key = key
+        made.value = null() if value is None else decode_value(value)
+        made.topic = record.topic
+        made.partition = record.partition
+        made.offset = record.offset
+        made.timestamp_ms = record.timestamp
+        made.headers = record.headers
+        made.attempt = 1
+        whole_record: Record[Any, Any] = made
+        return whole_record
 
     return whole
 

@@ -55,6 +55,8 @@ async def test_a_record_handler_gets_all_that_lies_in_the_log() -> None:
     assert (first.key, first.value, first.topic, first.partition, first.offset) == (7, b"value", "in", 1, 0)
     assert (first.timestamp_ms, tuple(first.headers), first.attempt) == (1234, headers, 1)
     assert (second.key, second.value, second.offset) == (None, None, 1)
+    for record in seen:  # every field has been set, though the constructor is not called
+        assert all(hasattr(record, field) for field in Record.__slots__)
 
 
 @simulated
