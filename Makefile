@@ -6,7 +6,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 CODE := streamkit apps benchmarks deploy tests
-BENCHMARKS := throughput concurrency memory
+BENCHMARKS := throughput concurrency memory shapes
 CHECKS := ruff format mypy basedpyright imports typing
 
 # $(call stage,name,command): run the command, print its seconds, keep its exit code.

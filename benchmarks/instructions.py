@@ -1,7 +1,8 @@
-"""Instructions a record, of each side of the throughput benchmark: what other work on the machine does not change.
+"""Instructions a record, of each side of the throughput benchmark and of each shape.
 
-`python -m benchmarks.instructions [--brokers HOST:PORT] [SIDE ...]`; needs valgrind. The difference of a long and a
-short run, so that starting up does not count; nor do the kernel, the broker and waiting for it. About a minute a side.
+`python -m benchmarks.instructions [--brokers HOST:PORT] [SIDE ...]`; needs valgrind. What other work on the machine
+does not change. The difference of a long and a short run, so that starting up does not count; nor do the kernel, the
+broker and waiting for it. About a minute a side.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 
-from benchmarks import by_hand, throughput
+from benchmarks import by_hand, shapes, throughput
 from benchmarks.brokers import brokers, fill, topic
+from benchmarks.compare import Measured
 from benchmarks.orders import PARTITIONS, orders
 
 SHORT, LONG = 10_000, 60_000
-SIDES = {
+SIDES: dict[str, Callable[[str, str, int], Measured]] = {
     "W1-hand": by_hand.consume,
     "W1-streamkit": throughput.consume,
     "W2-hand": by_hand.send_each,
     "W2-batches": by_hand.send_batches,
     "W2-streamkit": throughput.consume_and_produce,
+    **{shape.replace(" ", "-"): partial(shapes.side, shape) for shape in shapes.SHAPES},
 }
 VALGRIND = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
 REFERENCES = re.compile(r"I +refs: +([\d,]+)")
@@ -36,7 +41,7 @@ async def measure(address: str, sides: list[str]) -> None:
         for side in sides:
             few = await asyncio.to_thread(instructions, side, address, short, SHORT)
             many = await asyncio.to_thread(instructions, side, address, long, LONG)
-            print(f"{side:<14}{(many - few) / (LONG - SHORT):>9,.0f} instructions a record", flush=True)
+            print(f"{side:<20}{(many - few) / (LONG - SHORT):>9,.0f} instructions a record", flush=True)
 
 
 def instructions(side: str, address: str, source: str, records: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Callable
 from functools import partial
 
 from benchmarks import by_hand
@@ -40,14 +41,19 @@ async def _consume(brokers: str, source: str, records: int) -> Measured:
         nonlocal total
         total += order.amount
 
+    return await added_up(app, brokers, records, lambda: total)
+
+
+async def added_up(app: App, brokers: str, records: int, total: Callable[[], float]) -> Measured:
+    """Run the app's only agent until it has handled so many records, which must then have added up."""
     run = Run(app, brokers)
 
     def handled() -> int:
         return sum(agent.processed_success for agent in run.slots.agents.values())
 
     await run.until(lambda: handled() >= records, handled)
-    if total != amounts(records):
-        raise RuntimeError(f"the amounts add up to {total}, not {amounts(records)}")
+    if total() != amounts(records):
+        raise RuntimeError(f"the amounts add up to {total()}, not {amounts(records)}")
     return Measured(records, run.ended - run.first_poll, run.cpu)
 
 

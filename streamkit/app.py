@@ -26,7 +26,7 @@ from streamkit.codec import Codec, codec_for, key_codec_for
 from streamkit.durations import Duration
 from streamkit.errors import DeclarationError
 from streamkit.record import UNSET, Record
-from streamkit.settings import Settings, SettingValue, check_app_settings
+from streamkit.settings import Settings, SettingValue, check_app_settings, hidden
 from streamkit.shapes import Ends, Shape, check_shape, read_signature
 from streamkit.timer import Timer
 from streamkit.topic import PortHolder, Topic
@@ -65,7 +65,7 @@ class App:
         self.name = valid_name("app", name)
         self.lifespan = optional(_valid_lifespan, "App, lifespan", lifespan)
         self.on_error = optional(_valid_on_error, "App, on_error", on_error)
-        self.given_settings: Mapping[str, SettingValue] = MappingProxyType({"brokers": brokers, **settings})
+        self.given_settings: Mapping[str, SettingValue] = MappingProxyType(hidden({"brokers": brokers, **settings}))
         check_app_settings(self.given_settings)
         self.port = PortHolder()
         self._topics: dict[str, Topic[Any, Any]] = {}

@@ -366,6 +366,17 @@ class Settings:
         return f"{name}={text} ({self.sources.get(name, 'default')})"
 
 
+def hidden(given: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
+    """The same settings, with what is secret out of the sight of who prints them."""
+    known = setting_fields()
+
+    def hide(name: str, value: SettingValue) -> SettingValue:
+        is_secret = name in known and known[name].metadata["secret"]
+        return Secret(value) if is_secret and isinstance(value, str) and value else value
+
+    return {name: hide(name, value) for name, value in given.items()}
+
+
 def check_app_settings(app: Mapping[str, SettingValue]) -> None:
     """Raise ConfigurationError if one of the settings given to `App(...)` is none, or has a bad value."""
     for _ in _from_app(app):

@@ -125,3 +125,11 @@ def test_an_agent_is_called_as_its_handler_is() -> None:
     assert shout.handler is not shout
     coroutine = shout(Record("k", "v"))
     coroutine.close()
+
+
+def test_a_password_given_to_the_app_shows_nowhere() -> None:
+    app = App("shop", security_protocol="SASL_SSL", sasl_mechanism="PLAIN", sasl_username="u", sasl_password="hunter2")
+    assert "hunter2" not in repr(dict(app.given_settings))
+    settings = app.settings({}, {})
+    assert settings.sasl_password is not None
+    assert settings.sasl_password.reveal() == "hunter2"
