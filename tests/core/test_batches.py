@@ -181,3 +181,12 @@ def test_all_records_come_out_in_order(sizes: list[int], size: int) -> None:
         out += items
         batches.release(line)
     assert out == list(range(put))
+
+
+def test_a_release_without_a_batch_changes_nothing() -> None:
+    batches: Batches[str, int] = Batches(1, 0.0)
+    line = batches.open("a")
+    batches.put_all(line, [1, 2], 0.0)
+    batches.release(line)
+    assert batches.take(0.0) == (line, [1])
+    assert batches.take(0.0) is None
