@@ -216,7 +216,7 @@ SETTINGS = [
 ]
 
 TARGETS = [
-    (GOOD, ["shpo"], "there is no module 'shpo'; did you mean 'shop'?"),
+    (GOOD, ["shpo"], "there is no module 'shpo' in {here}; did you mean 'shop'?"),
     (GOOD, ["shop.py:app"], "'shop.py:app' is a file; TARGET is a module: shop:app"),
     (GOOD, ["shop:"], "'shop:' is not a target; write module:app, or module when it holds one App"),
     (GOOD, ["shop:ap"], "module 'shop' has no 'ap'; did you mean 'app'?"),
@@ -263,7 +263,7 @@ def test_a_wrong_setting_is_told_with_its_value_and_where_it_came_from(
 
 @pytest.mark.parametrize(("code", "arguments", "message"), TARGETS)
 def test_a_wrong_target_is_told_with_what_there_is_instead(code: str, arguments: list[str], message: str) -> None:
-    assert worker(code, *arguments) == (2, f"error: {message}\n")
+    assert worker(code, *arguments) == (2, f"error: {message.format(here=Path.cwd())}\n")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+supervised = False  # whether this process is such a child
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PACKAGES = str(Path(__file__).parents[2])
 
@@ -26,6 +27,8 @@ def command(arguments: Sequence[str], *more_flags: str) -> list[str]:
 
 
 def main(parent: int) -> None:
+    global supervised
+    supervised = True
     end_with(parent)
     from streamkit.cli.group import group
 

@@ -79,7 +79,8 @@ class AsDeclared:
             else:
                 codec.decode(raw)
         except Exception as error:
-            raise BadRecord(_reason(error)) from error
+            expected = f"a value of topic {self._topic.name!r} is {codec.type_name}"
+            raise BadRecord(f"{expected}: {_reason(error)}") from error
         return raw
 
     def json(self, raw: bytes) -> bytes | None:

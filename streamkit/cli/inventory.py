@@ -99,8 +99,14 @@ def _agent_row(agent: Agent[Any, Any]) -> AgentRow:
         sink=agent.sink.name if agent.sink else None,
         group=agent.group,
         concurrency=agent.concurrency,
-        order_by=agent.order_by if isinstance(agent.order_by, str) else _function_name(agent.order_by),
+        order_by=_order(agent),
     )
+
+
+def _order(agent: Agent[Any, Any]) -> str:
+    if agent.shape in ("batch", "loop"):
+        return "partition"
+    return agent.order_by if isinstance(agent.order_by, str) else _function_name(agent.order_by)
 
 
 def _function_name(function: object) -> str:

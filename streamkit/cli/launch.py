@@ -105,12 +105,13 @@ def _announce(app: App, agents: Sequence[Agent[Any, Any]], settings: Settings) -
     for agent in agents:
         sink = f" → {agent.sink.name}" if agent.sink else ""
         topics = ", ".join(topic.name for topic in agent.topics)
-        log.info("agent %s: %s%s, group %s, concurrency %d", agent.name, topics, sink, agent.group, agent.concurrency)
+        how = "a loop for each partition" if agent.shape == "loop" else f"concurrency {agent.concurrency}"
+        log.info("agent %s: %s%s, group %s, %s", agent.name, topics, sink, agent.group, how)
 
 
 def _summarize(slots: WorkerSlots, seconds: float) -> None:
-    counts = ", ".join(f"{agent.agent} {agent.processed_success:,} records" for agent in slots.agents.values())
-    log.info("stopped after %.1f s: %s", seconds, counts or "no agent had begun")
+    counts = ", ".join(f"{agent.agent} {agent.processed_success:,}" for agent in slots.agents.values())
+    log.info("stopped after %.1f s; records handled: %s", seconds, counts or "no agent had begun")
 
 
 def _later(seconds: float, call: Callable[[int], None], code: int) -> None:

@@ -14,6 +14,8 @@ from structlog.stdlib import ProcessorFormatter
 from streamkit.settings import PREFIX, Settings
 
 LOG_SETTINGS = ("log_format", "log_level")
+# What aiokafka says of a cluster that is starting or away, again and again; streamkit says it once, with what to do.
+SAID_BETTER = ("Group Coordinator Request failed: [Error 15]", "Unable connect to ", "Unable to connect to ")
 QUIET = ("aiokafka", "aiohttp.access", "watchfiles")  # below a warning they tell of themselves, not of the work
 
 
@@ -28,6 +30,8 @@ def configure_logs(format: str, level: str) -> None:
             root.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ProcessorFormatter(processors=_render(format), foreign_pre_chain=_describe()))
+    if level != "debug":
+        handler.addFilter(lambda record: not (record.name.startswith("aiokafka") and _said_better(record)))
     root.addHandler(handler)
     root.setLevel(level.upper())
     for name in QUIET:
@@ -51,6 +55,10 @@ def configure_logs_of_supervisor(options: Mapping[str, str | None], environ: Map
     variables = {f"{PREFIX}{name.upper()}" for name in LOG_SETTINGS}
     settings = Settings.load(given, {name: environ[name] for name in variables & environ.keys()}, {})
     configure_logs(settings.log_format, settings.log_level)
+
+
+def _said_better(record: logging.LogRecord) -> bool:
+    return record.getMessage().startswith(SAID_BETTER)
 
 
 def _describe() -> list[Any]:

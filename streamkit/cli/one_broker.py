@@ -23,10 +23,14 @@ def for_one_broker(app: App, target: str, settings: Settings) -> list[Topic[Any,
     topics = [
         replace(each, partitions=each.partitions or DEFAULT_PARTITIONS, replication=1) for each in app.topics.values()
     ]
-    log.info("topics: %s", ", ".join(f"{topic.name} ({topic.partitions} partitions)" for topic in topics) or "none")
-    sources = {topic.name for agent in app.agents.values() for topic in agent.topics}
-    for name in sorted(sources)[:1]:
+    log.info("topics: %s", ", ".join(map(_with_partitions, topics)) or "none")
+    sources = dict.fromkeys(topic.name for agent in app.agents.values() for topic in agent.topics)
+    for name in list(sources)[:1]:
         module = target.partition(":")[0]
         brokers = ",".join(settings.brokers)
         log.info("from another terminal: streamkit send %s:%s VALUE --brokers %s", module, name, brokers)
     return topics
+
+
+def _with_partitions(topic: Topic[Any, Any]) -> str:
+    return f"{topic.name} ({topic.partitions} partition{'' if topic.partitions == 1 else 's'})"

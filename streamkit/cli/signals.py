@@ -9,6 +9,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from streamkit.cli import child
+
 log = logging.getLogger("streamkit")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -45,7 +47,8 @@ def take_signals(
             loop.call_soon_threadsafe(begin_to_stop, signal.Signals(number))
 
     def begin_to_stop(number: signal.Signals) -> None:
-        log.info("%s: stopping; once more to end at once", number.name)
+        if not child.supervised:  # whoever sent the signal has been told by the supervisor
+            log.info("%s: stopping; once more to end at once", number.name)
         stop(number)
 
     for number in SIGNALS:

@@ -29,7 +29,7 @@ def show(inventory: Inventory) -> None:
 def _agent(row: AgentRow) -> Sequence[str]:
     # Below each other: side by side they would not fit, and names that are cut in two cannot be copied.
     names = [*row.topics, *([f"→ {row.sink}"] if row.sink else []), f"group {row.group}"]
-    return row.name, row.shape, str(row.concurrency), row.order_by, "\n".join(names)
+    return row.name, row.shape, "–" if row.shape == "loop" else str(row.concurrency), row.order_by, "\n".join(names)
 
 
 def _topic(row: TopicRow) -> Sequence[str]:

@@ -68,7 +68,8 @@ def imported(name: str) -> ModuleType:
         missing = error.name or ""
         if not f"{name}.".startswith(f"{missing}.") or users_traceback(error, if_any=True):
             raise ImportFailed(name) from error
-        raise UsageError(f"there is no module {missing!r}{instead(missing, _modules_beside(missing))}") from None
+        where = "" if "." in missing else f" in {Path.cwd()}"
+        raise UsageError(f"there is no module {missing!r}{where}{instead(missing, _modules_beside(missing))}") from None
     except ConfigurationError as error:
         error.add_note(users_line(error))
         raise

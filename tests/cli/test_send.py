@@ -270,7 +270,7 @@ def test_nothing_of_a_line_after_a_bad_one_is_sent(shop: Shop) -> None:
     path = shop.lines(GOOD % (1, 1) + GOOD % (2, 2) + b'{"id": "3"}\n' + GOOD % (4, 4))
     ended = shop.send("shop:orders", "--file", path)
     assert ended.code == 1
-    assert "orders.jsonl:3: Object missing required field `amount`" in ended.errors
+    assert "is Order: Object missing required field `amount`" in ended.errors
     assert f"sent 2 records to {topic}" in ended.errors
     assert len(shop.sent()) == 2
 
@@ -280,7 +280,7 @@ def test_bad_lines_are_left_out_if_wanted_and_the_exit_code_tells(shop: Shop) ->
     lines = GOOD % (1, 1) + b"nonsense\n" + GOOD % (3, 3) + b'{"id": "%s", "amount": 4}\n' % (b"x" * 2_000_000)
     ended = shop.send("shop:orders", "--skip-bad", given=lines)
     assert ended.code == 1
-    assert re.search(r"standard input:2: JSON is malformed", ended.errors)
+    assert re.search(r"standard input:2: a value of topic .* is Order: JSON is malformed", ended.errors)
     assert re.search(r"standard input:4: an output of 2,000,\d+ bytes; .* takes 1,048,576 at the most", ended.errors)
     assert re.search(rf"sent 2 records to {topic} in .* s; 2 bad lines left out", ended.errors)
     assert len(shop.sent()) == 2

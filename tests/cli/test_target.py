@@ -43,8 +43,8 @@ def write(directory: Path, name: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("ordres", "there is no module 'ordres'; did you mean 'orders'?"),
-        ("zzz:app", "there is no module 'zzz'; there is 'orders'"),
+        ("ordres", "there is no module 'ordres' in {here}; did you mean 'orders'?"),
+        ("zzz:app", "there is no module 'zzz' in {here}; there is 'orders'"),
         ("shop.lat", "there is no module 'shop.lat'; did you mean 'shop.late'?"),
         ("orders:ap", "module 'orders' has no 'ap'; did you mean 'app'?"),
         ("orders:orders", "orders:orders is no App (Topic); there is 'app'"),
@@ -59,7 +59,7 @@ def test_an_unknown_target_exits_2_and_says_what_there_is(tmp_path: Path, target
     write(tmp_path, "shop/late", GOOD)
     ended = run(target)
     assert ended.code == 2
-    assert ended.errors.startswith(f"error: {message}")
+    assert ended.errors.startswith(f"error: {message.format(here=tmp_path)}")
 
 
 def test_a_module_without_an_app_exits_2(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_everything_is_handled_and_committed_and_summed_up(tmp_path: Path, embed
     assert (ended.code, ended.output) == (0, "handled 1\nhandled 2\n")
     assert f"runs app {made.name} on {embedded.brokers}" in ended.errors
     assert f"agent audit: {made.source}, group {made.name}.audit, concurrency 1" in ended.errors
-    assert re.search(r"stopped after \d+\.\d s: audit 2 records", ended.errors)
+    assert re.search(r"stopped after \d+\.\d s; records handled: audit 2 ", ended.errors)
     assert made.committed("audit") == 2
 
 

@@ -73,7 +73,7 @@ def test_the_partitions_are_shared_out_and_a_signal_stops_all_in_order(two: tupl
     ended = worker.finish()
     assert ended.code == 0
     assert len(set(re.findall(r"in (\d+)", ended.output))) == 2
-    assert len(re.findall(r"stopped after .* 2 records", ended.errors)) == 2
+    assert len(re.findall(r"stopped after .* handled: .* 2 ", ended.errors)) == 2
 
 
 def test_one_that_fails_stops_the_others_and_gives_its_exit_code(two: tuple[Running, Program]) -> None:
