@@ -17,7 +17,7 @@ from streamkit.runtime.crew import Crew
 from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
-from streamkit.runtime.flights import Landing, fly, note_late_error, too_late
+from streamkit.runtime.flights import Landing, fly, give_up, note_late_error, too_late
 from streamkit.runtime.invoke import SinkFailure, argument_decoder, batch_handler, drive, report_undecodable
 from streamkit.runtime.settlement import Settlement
 
@@ -141,7 +141,7 @@ class BatchPool:
                 self.queue.release(line)
             case Landing("given up", error):
                 note_late_error(self._agent.name, error)
-                bundle.handled = True  # it sends no more
+                give_up(bundle)
                 self._slots.processed_cancelled += len(bundle.deliveries)
                 self.queue.release(line)
             case Landing("late"):

@@ -16,7 +16,7 @@ from streamkit.runtime.crew import Crew
 from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Flight, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
-from streamkit.runtime.flights import landing, note_late_error, too_late
+from streamkit.runtime.flights import give_up, landing, note_late_error, too_late
 from streamkit.runtime.invoke import Emission, SinkFailure, argument_decoder, loop_handler, report_undecodable
 from streamkit.runtime.pool import SLICE
 from streamkit.runtime.settlement import Settlement
@@ -288,10 +288,9 @@ class Loop:
                 self._raised(delivery, error)
 
     def _given_back(self, delivery: Delivery | None, error: BaseException | None) -> None:
-        if error is not None:
-            note_late_error(self._agent.name, error)
-        if delivery is not None:  # not handled: the handler has not asked for the next one
-            delivery.handled = True  # it sends no more
+        note_late_error(self._agent.name, error)
+        if delivery is not None:  # the handler has not asked for the next one
+            give_up(delivery)
             self._slots.processed_cancelled += 1
         self._queue.release(self._line)
 
