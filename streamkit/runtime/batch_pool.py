@@ -81,7 +81,10 @@ class BatchPool:
                 await self._publisher.room()
             now = loop.time()
             # R14: what would run after the lease may be another member's already.
-            taken = self.queue.take(now) if now < self._events.lease else None
+            if now >= self._events.lease:
+                await self._crew.until_woken()  # by who watches the lease: a batch may be complete all the while
+                continue
+            taken = self.queue.take(now)
             if taken is None:
                 self._events.starved()
                 self._wake_when_complete(now)

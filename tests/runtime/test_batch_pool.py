@@ -365,3 +365,24 @@ async def test_a_batch_that_ignores_its_cancellation_blocks_its_partition_when_t
         deaf.set()
         await until(lambda: world.committed() == {0: 2})
     assert batching.batches == [[0, 1], [0, 1]]
+
+
+@simulated
+async def test_a_complete_batch_waits_for_the_lease_without_keeping_the_loop_busy() -> None:
+    world = World()
+    world.fill("a")
+    batching = Batching(world, size=1)
+    looks: list[int] = []
+
+    def looked() -> None:
+        looks.append(len(looks))
+        assert len(looks) < 100, "it looks again and again"
+
+    async with world.working(batching.app) as working:
+        await until(lambda: world.committed() == {0: 1})
+        working.runner.starved = looked
+        working.consumer._last_heartbeat = -100.0  # a heartbeat that hangs
+        world.fill("b")
+        await asyncio.sleep(0.3)
+        assert batching.batches == [[0]]
+        await until(lambda: batching.batches == [[0], [1]], patience=3)
