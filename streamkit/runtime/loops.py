@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import copy_context
 from typing import Any
 
 from streamkit.agent import Agent
@@ -87,7 +88,7 @@ class Loops:
                 self._loops.discard(loop)
                 self.wake(0)  # its partition's next loop may have waited for its end
 
-        self._crew.start(work)
+        self._crew.start(work, context=loop.context)
 
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
         self.queue.put_all(mine.track, deliveries, 0.0)
@@ -125,6 +126,7 @@ class Loop:
         self._slots = slots
         self._events = events
         self._clock = asyncio.get_running_loop().time
+        self.context = copy_context()  # of its task
         self._run: list[Delivery] = []  # taken from the queue, the next one last
         self._outside = Bundle((), mine)  # what the handler sends before its first record and after its last
         self._delivery: Delivery | None = None  # the record that the handler has
@@ -203,13 +205,20 @@ class Loop:
                     continue
                 self._delivery = delivery
                 self._started = now
-                current.set(delivery)
+                self._speak_for(delivery)
                 if self._agent.timeout is not None:
                     self._arm(now + self._agent.timeout)
                 return item
         self._run.clear()
-        current.set(self._outside)
+        self._speak_for(self._outside)
         raise StopAsyncIteration
+
+    def _speak_for(self, owner: Delivery | Bundle) -> None:
+        """What is sent from here on belongs to it: by the loop, and by who asks for its record, should that be another
+        task."""
+        current.set(owner)
+        if asyncio.current_task() is not self._flight.task:
+            self.context.run(current.set, owner)
 
     async def _others_first(self) -> None:
         await asyncio.sleep(0)
