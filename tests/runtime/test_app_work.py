@@ -440,6 +440,67 @@ async def test_who_no_longer_waits_leaves_the_refusal_to_the_record() -> None:
     assert (error.stage, world.committed()) == ("sink", {0: 0})
 
 
+@simulated
+async def test_a_refusal_that_comes_after_the_handler_has_ended_fails_the_record() -> None:
+    world = World()
+    world.broker.create_topic("out", 1)
+    world.fill("a")
+    app = App("test", max_request_size=100_000)
+    out = app.topic("out", value=bytes)
+    waiting: list[asyncio.Task[Any]] = []
+
+    @app.agent(app.topic("in", value=bytes))
+    async def work(value: bytes) -> None:
+        shrink(world)
+        waiting.append(asyncio.create_task(out.send_and_wait(bytes(5_000))))
+        await asyncio.sleep(0)
+
+    error = await world.failing(app)
+    assert isinstance(error, RecordFailed)
+    assert (error.stage, world.committed()) == ("sink", {0: 0})
+    assert isinstance(waiting[0].exception(), TransportError)
+
+
+@simulated
+async def test_who_waits_for_a_value_that_is_still_unacknowledged_at_the_end_is_told() -> None:
+    world = World()
+    world.broker.create_topic("out", 1)
+    app = App("test")
+    out = app.topic("out", value=bytes)
+    world.broker.faults.acknowledgements.close()
+    with pytest.raises(TransportError, match="not acknowledged within"):
+        async with world.working(app) as working:
+            await working.joined()
+            waiting = asyncio.create_task(out.send_and_wait(b"x"))
+            await asyncio.sleep(1)
+    await asyncio.wait([waiting], timeout=60)
+    assert waiting.done(), "it waits for ever"
+    assert "the worker has stopped before" in str(waiting.exception())
+
+
+@simulated
+async def test_who_waits_for_a_value_does_not_wait_for_others_to_linger() -> None:
+    world = World(linger=1.0)
+    world.broker.create_topic("out", 1)
+    world.fill([None] * 5)
+    app = App("test")
+    out = app.topic("out", value=bytes)
+    took: list[float] = []
+
+    @app.agent(app.topic("in", value=bytes))
+    async def work(record: Record[str, bytes]) -> None:
+        began = now()
+        await out.send(b"x")
+        await asyncio.sleep(0.01)
+        await out.send_and_wait(b"y")
+        took.append(now() - began)
+        world.done[IN].add(record.offset)
+
+    async with world.working(app):
+        await until(lambda: world.committed() == {0: 5})
+    assert max(took) < 0.1
+
+
 # Several topics
 
 
