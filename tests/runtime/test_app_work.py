@@ -163,6 +163,38 @@ async def test_a_lifespan_that_does_not_end_in_time_is_cancelled_and_the_worker_
     assert living.events == ["entered", "leaving"]
 
 
+@simulated
+async def test_a_lifespan_that_ignores_its_cancellation_is_abandoned() -> None:
+    world = World()
+    living = Living(world)
+    let_go = asyncio.Event()
+
+    async def end() -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    living.end = end  # type: ignore[method-assign]
+    with pytest.raises(StreamkitError, match="the lifespan of the app did not end within"):
+        async with world.working(living.app) as working:
+            await working.joined()
+    assert working.worker.abandoned == 1
+    let_go.set()
+
+
+@simulated
+async def test_a_worker_that_is_cancelled_leaves_its_lifespan() -> None:
+    world = World()
+    living = Living(world)
+    working = Working(world, living.app, world.settings)
+    await working.joined()
+    working.task.cancel()
+    await asyncio.wait([working.task])
+    assert living.events == ["entered", "leaving", "left"]
+
+
 # Timers
 
 
@@ -279,6 +311,53 @@ async def test_each_call_of_a_timer_has_its_own_context() -> None:
     async with world.working(ticking.app):
         await until(lambda: len(seen) == 2)
     assert seen == [0, 0]
+
+
+@simulated
+async def test_a_timer_that_ignores_its_cancellation_is_abandoned() -> None:
+    world, ticking = World(), Ticking()
+    let_go = asyncio.Event()
+
+    async def body() -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    ticking.body = body  # type: ignore[method-assign]
+    async with world.working(ticking.app) as working:
+        await until(lambda: ticking.ticks)
+        working.worker.stop()
+        await asyncio.wait([working.task], timeout=60)
+        ended, abandoned = working.task.done(), working.worker.abandoned
+        let_go.set()
+        assert (ended, abandoned) == (True, 1)
+
+
+@pytest.mark.parametrize("where", ["timer", "lifespan's beginning", "lifespan's end"])
+@simulated
+async def test_an_exit_in_a_timer_or_lifespan_is_a_failure_and_the_work_ends_in_order(where: str) -> None:
+    world = World()
+    world.fill("a")
+    living = Living(world)
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    match where:
+        case "timer":
+            living.app.timer("1s")(leave)
+        case "lifespan's beginning":
+            living.begin = leave  # type: ignore[method-assign]
+        case _:
+            living.end = leave  # type: ignore[method-assign]
+    working = Working(world, living.app, world.settings)
+    await asyncio.wait([working.task], timeout=5)
+    working.worker.stop()
+    await asyncio.wait([working.task])
+    assert str(working.task.exception()).endswith("raised SystemExit: 3")
+    assert world.committed() == ({} if where == "lifespan's beginning" else {0: 1})
 
 
 # Reports
