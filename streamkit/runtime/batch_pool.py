@@ -72,7 +72,8 @@ class BatchPool:
         self.queue.put_all(mine.track, deliveries, asyncio.get_running_loop().time())
 
     def full(self, partition: TopicPartition) -> None:
-        self.queue.hurry(partition)
+        if self.queue.hurry(partition):
+            self.wake(1)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()

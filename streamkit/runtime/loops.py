@@ -65,7 +65,8 @@ class Loops:
 
     def wake(self, _tasks: int) -> None:
         for loop in self._loops:
-            loop.wake()
+            if loop.has_more:
+                loop.wake()
 
     def opened(self, mine: AssignedPartition) -> None:
         """Begin the loop of an assigned partition."""

@@ -386,3 +386,21 @@ async def test_a_complete_batch_waits_for_the_lease_without_keeping_the_loop_bus
         await asyncio.sleep(0.3)
         assert batching.batches == [[0]]
         await until(lambda: batching.batches == [[0], [1]], patience=3)
+
+
+@simulated
+async def test_a_batch_that_nothing_can_be_added_to_runs_at_once_and_the_next_may_wait_again() -> None:
+    world = World()
+    world.fill(["a"] * 4)
+    batching = Batching(world, size=5, within="10s")
+    async with world.working(batching.app, max_partition_unsettled=4, window=4) as working:
+        await working.joined()
+        began = asyncio.get_running_loop().time()
+        await until(lambda: batching.batches)
+        assert batching.times[0] - began < 0.1
+        await until(lambda: world.committed() == {0: 4})
+        world.fill("a")
+        await asyncio.sleep(1)
+        world.fill("a")
+        await until(lambda: world.committed() == {0: 6})
+    assert batching.batches == [[0, 1, 2, 3], [4, 5]]

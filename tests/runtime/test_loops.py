@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from streamkit import App, Output, Record, RecordFailed, Stream, UserCodeFailed
+from streamkit.core.batches import Batches
 from streamkit.record import TopicPartition
 from streamkit.runtime.pool import SLICE
 from tests.runtime.support import World, rebalance, simulated, until
@@ -470,3 +471,25 @@ async def test_a_record_that_another_task_asked_for_waits_for_what_the_loop_send
         world.broker.faults.acknowledgements.open()
         await until(lambda: world.committed() == {0: 2})
     assert [record.value for record in world.broker.records("out")] == [b"0", b"1", b"end"]
+
+
+@simulated
+async def test_a_record_wakes_the_loop_of_its_partition_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(partitions=50)
+    looping = Looping(world)
+    take_from, asked = Batches.take_from, 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return take_from(*args)
+
+    async with world.working(looping.app) as working:
+        await until(lambda: looping.begun == 50)
+        await working.joined()
+        await asyncio.sleep(1)
+        monkeypatch.setattr(Batches, "take_from", counted)
+        world.fill("a")
+        await until(lambda: looping.seen)
+        await asyncio.sleep(1)
+    assert asked == 2  # the record, and what follows it
