@@ -171,6 +171,7 @@ class BatchPool:
             error.add_note(f"The batch had {len(deliveries)} records: there is no place {max(error.errors)}.")
             self._events.failed(bundle, "handle", error)
             return
+        bundle.failed = len(error.errors) == len(deliveries)  # nothing is left that its outputs could settle or fail
         bundle.deliveries = [each for place, each in enumerate(deliveries) if place not in error.errors]
         for place, cause in error.errors.items():
             self._events.failed(deliveries[place], "handle", cause)

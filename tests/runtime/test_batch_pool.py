@@ -404,3 +404,26 @@ async def test_a_batch_that_nothing_can_be_added_to_runs_at_once_and_the_next_ma
         world.fill("a")
         await until(lambda: world.committed() == {0: 6})
     assert batching.batches == [[0, 1, 2, 3], [4, 5]]
+
+
+@simulated
+async def test_a_refused_output_of_a_batch_of_which_every_record_has_failed_is_no_failure_of_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    world.broker.create_topic("out", 1, max_message_bytes="1000")
+    world.fill(["a", "b"])
+    app = App("test", max_request_size=100_000)
+    out = app.topic("out", value=bytes)
+
+    @app.agent(app.topic("in", value=bytes), batch=Batch(2, within="1s"))
+    async def work(batch: list[bytes]) -> None:
+        world.broker.topics["out"].config["max.message.bytes"] = "100"
+        await out.send(bytes(500))
+        raise BatchError({0: ValueError("zero"), 1: ValueError("one")})
+
+    error = await world.failing(app)
+    assert isinstance(error, RecordFailed)
+    assert (error.stage, error.offset) == ("handle", 0)
+    assert "outside of a record" not in caplog.text
+    assert world.committed() == {0: 0}
