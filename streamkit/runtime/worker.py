@@ -247,7 +247,7 @@ class Worker:
             if self._slots.state == "starting" and self.ready:
                 self._slots.state = "running"
                 self._slots.unready = ""
-            elif self._slots.state == "starting" and self._runners:
+            elif self._slots.state == "starting" and self._port.current is not None:  # the topics are there
                 self._slots.unready = "joining the groups" if self._begun else "beginning the app's lifespan"
             elif self._slots.state == "running":
                 cut_off = [runner.agent.name for runner in self._runners if not runner.leased]

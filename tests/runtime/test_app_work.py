@@ -82,6 +82,18 @@ async def test_without_a_lifespan_the_state_is_none_while_a_worker_runs() -> Non
 
 
 @simulated
+async def test_a_worker_without_agents_tells_that_its_lifespan_begins_too() -> None:
+    world = World()
+    living = Living(World())
+    app = App("test", lifespan=lambda app: living._lifespan(living.app))
+    app.topic("in", value=bytes)
+    async with world.working(app) as working:
+        await asyncio.sleep(0.5)
+        assert (working.slots.state, working.slots.unready) == ("starting", "beginning the app's lifespan")
+        await until(lambda: (working.slots.state, working.slots.unready) == ("running", ""))
+
+
+@simulated
 async def test_a_lifespan_may_send_at_its_beginning_and_at_its_end() -> None:
     world = World()
     app = App("test", lifespan=lambda app: lifespan())
