@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -15,24 +17,24 @@ IN = TopicPartition("in", 0)
 Send = Callable[[], Awaitable[None]]
 
 
-def declare(app: App, shape: str, source: Topic[str, bytes], body: Send) -> None:
+def declare(app: App, shape: str, source: Topic[str, bytes], body: Send, **options: Any) -> None:
     """An agent "work" of one of the shapes, which does the same for each record."""
     match shape:
         case "value":
 
-            @app.agent(source, name="work")
+            @app.agent(source, name="work", **options)  # type: ignore[untyped-decorator]
             async def of_value(value: bytes) -> None:
                 await body()
 
         case "batch":
 
-            @app.agent(source, name="work", batch=Batch(1, within="1s"))
+            @app.agent(source, name="work", batch=Batch(1, within="1s"), **options)  # type: ignore[untyped-decorator]
             async def of_batch(batch: list[bytes]) -> None:
                 await body()
 
         case _:
 
-            @app.agent(source, name="work")
+            @app.agent(source, name="work", **options)  # type: ignore[untyped-decorator]
             async def of_loop(stream: Stream[bytes]) -> None:
                 async for _ in stream:
                     await body()
@@ -113,3 +115,32 @@ async def test_what_a_loop_sends_after_its_last_record_is_refused_for_all_to_see
     with pytest.raises(UserCodeFailed, match="an output of agent 'work' outside of a record"):
         async with world.working(app) as working:
             await working.joined()
+
+
+@SHAPES
+@simulated
+async def test_a_handler_that_goes_on_after_its_timeout_is_cancelled_by_the_revoke_all_the_same(shape: str) -> None:
+    world = World(drain_timeout=1.0)
+    world.fill("a")
+    app = App("test")
+    ends: list[str] = []
+
+    async def body() -> None:
+        if ends:
+            world.done[IN].add(0)
+            return
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(600)
+        ends.append("timeout")
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ends.append("revoke")
+
+    declare(app, shape, app.topic("in", value=bytes), body, timeout="1s")
+    async with world.working(app) as working:
+        await until(lambda: ends)
+        rebalance(working)
+        await until(lambda: world.committed() == {0: 1})
+        assert working.agent.processed_cancelled == 1
+    assert ends == ["timeout", "revoke"]
