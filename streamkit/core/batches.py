@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from math import inf
 from typing import Generic, TypeVar
@@ -43,7 +43,8 @@ class Batches(Generic[P, T]):
         self._size = size
         self._within = within
         self._lines: dict[P, Line[P, T]] = {}
-        self._turns: deque[Line[P, T]] = deque()  # the lines that wait for nothing but the end of their next batch
+        # The lines that wait for nothing but the end of their next batch.
+        self._turns: OrderedDict[Line[P, T], None] = OrderedDict()
         self._orphans: set[P] = set()
         self.waiting = 0  # records
 
@@ -64,30 +65,30 @@ class Batches(Generic[P, T]):
         if not items:
             return
         if not line.items and not line.running and line.partition not in self._orphans:
-            self._turns.append(line)
+            self._turns[line] = None
         line.items.extend(items)
         line.arrivals.append((now, len(items)))
         self.waiting += len(items)
 
-    def hurry(self, partition: P) -> None:
-        """The partition gets no more records until some are handled: what waits is all there is."""
-        self._lines[partition].hurried = True
+    def hurry(self, partition: P) -> bool:
+        """The partition gets no more records until some are handled: what waits is all there is. Whether it is news."""
+        line = self._lines[partition]
+        if line.hurried or not line.items:
+            return False
+        line.hurried = True
+        return True
 
     def take(self, now: float) -> tuple[Line[P, T], list[T]] | None:
         """The batch that is handled next; None while none is complete."""
-        for _ in range(len(self._turns)):
-            line = self._turns[0]
+        for line in self._turns:
             if self._due(line) <= now:
-                self._turns.popleft()
                 return line, self._cut(line)
-            self._turns.rotate(-1)
         return None
 
     def take_from(self, line: Line[P, T], now: float) -> list[T]:
         """The next batch of this partition; empty while none is complete."""
         if line not in self._turns or self._due(line) > now:
             return []
-        self._turns.remove(line)
         return self._cut(line)
 
     def wait(self, now: float) -> float | None:
@@ -115,16 +116,15 @@ class Batches(Generic[P, T]):
             self._orphans.discard(line.partition)
             successor = self._lines.get(line.partition)
             if successor is not None and successor.items:
-                self._turns.append(successor)
+                self._turns[successor] = None
         elif line.items:
-            self._turns.append(line)
+            self._turns[line] = None
 
     def halt(self, line: Line[P, T], _running: Iterable[T] = ()) -> None:
         """Forget what has not started; nothing more of the partition is taken."""
         if line.halted:
             return
-        if line in self._turns:
-            self._turns.remove(line)
+        self._turns.pop(line, None)
         self.waiting -= len(line.items)
         line.items.clear()
         line.arrivals.clear()
@@ -146,6 +146,7 @@ class Batches(Generic[P, T]):
         return line.arrivals[0][0] + self._within
 
     def _cut(self, line: Line[P, T]) -> list[T]:
+        del self._turns[line]
         items, arrivals = line.items, line.arrivals
         if len(items) <= self._size:
             batch = list(items)

@@ -17,7 +17,7 @@ from streamkit.runtime.crew import Crew
 from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
-from streamkit.runtime.flights import Landing, fly, note_late_error, too_late
+from streamkit.runtime.flights import Landing, fly, give_up, note_late_error, too_late
 from streamkit.runtime.invoke import SinkFailure, argument_decoder, batch_handler, drive, report_undecodable
 from streamkit.runtime.settlement import Settlement
 
@@ -72,7 +72,8 @@ class BatchPool:
         self.queue.put_all(mine.track, deliveries, asyncio.get_running_loop().time())
 
     def full(self, partition: TopicPartition) -> None:
-        self.queue.hurry(partition)
+        if self.queue.hurry(partition):
+            self.wake(1)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -81,7 +82,10 @@ class BatchPool:
                 await self._publisher.room()
             now = loop.time()
             # R14: what would run after the lease may be another member's already.
-            taken = self.queue.take(now) if now < self._events.lease else None
+            if now >= self._events.lease:
+                await self._crew.until_woken()  # by who watches the lease: a batch may be complete all the while
+                continue
+            taken = self.queue.take(now)
             if taken is None:
                 self._events.starved()
                 self._wake_when_complete(now)
@@ -141,7 +145,7 @@ class BatchPool:
                 self.queue.release(line)
             case Landing("given up", error):
                 note_late_error(self._agent.name, error)
-                bundle.handled = True  # it sends no more
+                give_up(bundle)
                 self._slots.processed_cancelled += len(bundle.deliveries)
                 self.queue.release(line)
             case Landing("late"):
@@ -167,6 +171,7 @@ class BatchPool:
             error.add_note(f"The batch had {len(deliveries)} records: there is no place {max(error.errors)}.")
             self._events.failed(bundle, "handle", error)
             return
+        bundle.failed = len(error.errors) == len(deliveries)  # nothing is left that its outputs could settle or fail
         bundle.deliveries = [each for place, each in enumerate(deliveries) if place not in error.errors]
         for place, cause in error.errors.items():
             self._events.failed(deliveries[place], "handle", cause)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any
 
 from streamkit.runtime.membership import CANCEL_GRACE
@@ -29,10 +30,11 @@ class Crew:
         self._tasks: set[asyncio.Task[None]] = set()
         self.ended = False  # a task whose handler took a cancellation for its own goes no further
 
-    def start(self, work: Work, tasks: int = 1) -> None:
+    def start(self, work: Work, tasks: int = 1, context: Context | None = None) -> None:
+        """In a copy of the present context each, or all in the one that is given."""
         loop = asyncio.get_running_loop()
         for _ in range(tasks):
-            task = loop.create_task(self._guarded(work))
+            task = loop.create_task(self._guarded(work), context=context)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -120,7 +120,8 @@ class Flight:
         self.cancelled_by = ""
 
     def cancel(self, reason: str) -> None:
-        if not self.cancelled_by:
+        # A revoke too if it has gone on after its timeout; but once each.
+        if not self.cancelled_by or (self.cancelled_by == "timeout" and reason == "revoke"):
             self.cancelled_by = reason
             self.task.cancel()
 

@@ -63,7 +63,12 @@ def too_late(limit: float | None) -> str:
     return f"not done within its timeout of {limit:g} s"
 
 
+def give_up(owner: Owner) -> None:
+    """It runs again where its partition is then. What it has sent may be acknowledged yet, and must not settle it."""
+    owner.handled = owner.failed = True
+
+
 def note_late_error(agent: str, error: BaseException | None) -> None:
     """Nobody else hears of it: the handler was given up, and its record runs again."""
-    if not isinstance(error, asyncio.CancelledError):
+    if error is not None and not isinstance(error, asyncio.CancelledError):
         log.warning("agent %s: a cancelled handler raised %r", agent, error)

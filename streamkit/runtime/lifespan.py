@@ -10,7 +10,7 @@ from typing import Any
 from streamkit.errors import StreamkitError, UserCodeFailed
 from streamkit.record import UNSET
 from streamkit.runtime.membership import CANCEL_GRACE
-from streamkit.runtime.waiting import unless
+from streamkit.runtime.waiting import asked_to_end, unless
 from streamkit.topic import PortHolder
 
 WHAT = "the lifespan of the app"
@@ -31,6 +31,7 @@ class Lifespan:
         self._entered = asyncio.Event()
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.abandoned = False  # it ignores its cancellation and still runs
 
     async def enter(self, stopping: asyncio.Event) -> bool:
         """Whether the work may begin: not if it fails, or if the worker is stopped meanwhile."""
@@ -50,7 +51,8 @@ class Lifespan:
             if late:
                 self._fail(StreamkitError(f"{WHAT} did not end within {patience:g} s (drain_timeout)"))
                 self._task.cancel()
-                await asyncio.wait([self._task], timeout=CANCEL_GRACE)
+                _, stuck = await asyncio.wait([self._task], timeout=CANCEL_GRACE)
+                self.abandoned = bool(stuck)
         self._holder.state = UNSET
 
     async def _live(self, make: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
@@ -59,9 +61,8 @@ class Lifespan:
                 self._holder.state = state
                 self._entered.set()
                 await self._over.wait()
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or not task.cancelling():
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # SystemExit too: nothing would be drained or committed
+            if not asked_to_end(error):
                 self._fail(UserCodeFailed(WHAT, error))
-        except Exception as error:
-            self._fail(UserCodeFailed(WHAT, error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import copy_context
 from typing import Any
 
 from streamkit.agent import Agent
@@ -16,7 +17,7 @@ from streamkit.runtime.crew import Crew
 from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Flight, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
-from streamkit.runtime.flights import landing, note_late_error, too_late
+from streamkit.runtime.flights import give_up, landing, note_late_error, too_late
 from streamkit.runtime.invoke import Emission, SinkFailure, argument_decoder, loop_handler, report_undecodable
 from streamkit.runtime.pool import FIRST_BUCKET, SLICE
 from streamkit.runtime.settlement import Settlement
@@ -64,7 +65,8 @@ class Loops:
 
     def wake(self, _tasks: int) -> None:
         for loop in self._loops:
-            loop.wake()
+            if loop.has_more:
+                loop.wake()
 
     def opened(self, mine: AssignedPartition) -> None:
         """Begin the loop of an assigned partition."""
@@ -87,7 +89,7 @@ class Loops:
                 self._loops.discard(loop)
                 self.wake(0)  # its partition's next loop may have waited for its end
 
-        self._crew.start(work)
+        self._crew.start(work, context=loop.context)
 
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
         self.queue.put_all(mine.track, deliveries, 0.0)
@@ -125,6 +127,7 @@ class Loop:
         self._slots = slots
         self._events = events
         self._clock = asyncio.get_running_loop().time
+        self.context = copy_context()  # of its task
         self._run: list[Delivery] = []  # taken from the queue, the next one last
         self._outside = Bundle((), mine)  # what the handler sends before its first record and after its last
         self._delivery: Delivery | None = None  # the record that the handler has
@@ -199,16 +202,23 @@ class Loop:
                         continue
                     self._delivery = delivery
                     self._started = now
-                    current.set(delivery)
+                    self._speak_for(delivery)
                     if self._agent.timeout is not None:
                         self._arm(now + self._agent.timeout)
                     return item
                 now = self._clock()
             self._run.clear()
-            current.set(self._outside)
+            self._speak_for(self._outside)
             raise StopAsyncIteration
         finally:
             self._asked = False
+
+    def _speak_for(self, owner: Delivery | Bundle) -> None:
+        """What is sent from here on belongs to it: by the loop, and by who asks for its record, should that be another
+        task."""
+        current.set(owner)
+        if asyncio.current_task() is not self._flight.task:
+            self.context.run(current.set, owner)
 
     async def _others_first(self) -> None:
         await asyncio.sleep(0)
@@ -288,10 +298,9 @@ class Loop:
                 self._raised(delivery, error)
 
     def _given_back(self, delivery: Delivery | None, error: BaseException | None) -> None:
-        if error is not None:
-            note_late_error(self._agent.name, error)
-        if delivery is not None:  # not handled: the handler has not asked for the next one
-            delivery.handled = True  # it sends no more
+        note_late_error(self._agent.name, error)
+        if delivery is not None:  # the handler has not asked for the next one
+            give_up(delivery)
             self._slots.processed_cancelled += 1
         self._queue.release(self._line)
 

@@ -18,7 +18,7 @@ from streamkit.runtime.crew import Crew
 from streamkit.runtime.delivery import AssignedPartition, Delivery, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
-from streamkit.runtime.flights import Landing, fly, note_late_error, too_late
+from streamkit.runtime.flights import Landing, fly, give_up, note_late_error, too_late
 from streamkit.runtime.intake import Undecodable
 from streamkit.runtime.invoke import (
     ENDED,
@@ -213,7 +213,7 @@ class Pool:
     def _given_up(self, delivery: Delivery, error: BaseException | None) -> None:
         """Cancelled by a revoke or stop: not handled, not settled, to be run again by whoever has the partition."""
         note_late_error(self._agent.name, error)
-        delivery.handled = True  # it sends no more
+        give_up(delivery)
         self.queue.release(delivery.partition.track, delivery)
         self._slots.processed_cancelled += 1
         self._events.progressed()

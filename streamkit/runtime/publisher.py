@@ -83,7 +83,7 @@ class Pipe:
 class OutputBatch:
     """Outputs to one partition that are sent together."""
 
-    __slots__ = ("append", "builder", "full", "items", "number", "opened", "pipe", "size")
+    __slots__ = ("append", "awaited", "builder", "full", "items", "number", "opened", "pipe", "size")
 
     def __init__(self, pipe: Pipe, builder: BatchBuilder, number: int, opened: float) -> None:
         self.pipe = pipe
@@ -94,6 +94,7 @@ class OutputBatch:
         self.items: list[OutputItem] = []
         self.size = 0
         self.full = False
+        self.awaited = False  # somebody waits for it, so it does not wait for others
 
 
 class Publisher:
@@ -134,7 +135,7 @@ class Publisher:
         self._broken: TransportError | None = None
         self._outstanding = 0  # bytes
         self._batches = 0  # not acknowledged
-        self._awaited = 0  # outputs that somebody waits for
+        self._awaited: set[asyncio.Future[RecordMetadata]] = set()  # of outputs that somebody waits for
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -196,7 +197,9 @@ class Publisher:
         batch.items.append(OutputItem(key, value, headers, timestamp, owner, size, stored))
         batch.size += size
         if stored is not None:
-            self._awaited += 1
+            self._awaited.add(stored)
+            batch.awaited = True
+            self._wake.set()
         if owner is not None:
             owner.outputs += 1
             owner.partition.outputs += 1
@@ -241,7 +244,14 @@ class Publisher:
                     timer.cancel()
 
     async def stop(self) -> None:
-        """Close the producer; what is not acknowledged stays so."""
+        """Close the producer; what is not acknowledged stays so, and who waits for it is told."""
+        await self._disconnect()
+        for stored in self._awaited:
+            if not stored.done():
+                stored.set_exception(TransportError("the worker has stopped before the value was acknowledged"))
+                stored.exception()  # it is no fault if nobody waits any more
+
+    async def _disconnect(self) -> None:
         self._connected = False
         await self._producer.stop()
 
@@ -263,7 +273,7 @@ class Publisher:
             while pipe.waiting and pipe.in_flight < IN_FLIGHT_PER_PARTITION and self._broken is None:
                 batch = pipe.waiting[0]
                 left = batch.opened + self._settings.linger - now
-                if not (batch.full or hurry or left <= 0):
+                if not (batch.full or batch.awaited or hurry or left <= 0):
                     waits = left if waits is None else min(waits, left)
                     break
                 pipe.waiting.popleft()
@@ -320,7 +330,7 @@ class Publisher:
         """Those who wait for their outputs learn where they are."""
         for place, item in enumerate(items):
             if item.stored is not None:
-                self._awaited -= 1
+                self._awaited.discard(item.stored)
                 if not item.stored.done():
                     item.stored.set_result(RecordMetadata(topic, partition, first + place if first >= 0 else first))
 
@@ -408,18 +418,19 @@ class Publisher:
         route.slots.failed += 1
         self._forget(item.size)
         if item.stored is not None:
-            self._awaited -= 1
+            self._awaited.discard(item.stored)
             if not item.stored.done():
-                # Who waits for it answers for it: as far as its record goes, this output is over.
                 item.stored.set_exception(error)
-                self._acknowledged((item,))
-                return
+                if item.owner is None or not item.owner.handled:
+                    # Who waits for it answers for it: as far as its record goes, this output is over.
+                    self._acknowledged((item,))
+                    return
         self._rejected(item, route, error)
 
     async def _replace_producer(self) -> None:
         """Make another producer, however long it takes."""
         backoff = FIRST_BACKOFF
-        await self.stop()
+        await self._disconnect()
         while not self._connected:
             self._producer = self._make_producer()
             try:

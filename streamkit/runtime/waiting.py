@@ -1,4 +1,4 @@
-"""Work that a stop must not wait for."""
+"""Work that a stop must not wait for, and how to tell that it was one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def asked_to_end(error: BaseException) -> bool:
+    """Whether the present task was cancelled by who started it, and not by what it runs."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 async def unless(stopped: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

@@ -65,12 +65,13 @@ class Worker:
         self._stopping = asyncio.Event()
         self._begun = False
         self._failure: Exception | None = None
+        self._abandoned_timers = 0
         self._app = AppOutputs(transport, settings, slots, self.fail)
 
     @property
     def abandoned(self) -> int:
-        """Handlers that ignored their cancellation and still run."""
-        return sum(runner.abandoned for runner in self._runners)
+        """Handlers, timers and lifespans that ignored their cancellation and still run."""
+        return sum(runner.abandoned for runner in self._runners) + self._abandoned_timers + self._lifespan.abandoned
 
     @property
     def ready(self) -> bool:
@@ -143,16 +144,18 @@ class Worker:
         self._port.current = SendToBrokers(self._app.emitter)
         async with asyncio.TaskGroup() as group:
             outputs = group.create_task(self._guarded(self._app.publisher.run()))
-            if await self._lifespan.enter(self._stopping):
-                self._begun = True
-                watches = [
-                    group.create_task(self._guarded(watch))
-                    for watch in (self._watch(admin), self._follow_growth(publishers))
-                ]
-                await self._until_stopped(group, found)
-                for watch in watches:
-                    watch.cancel()
-            await self._lifespan.leave(self._settings.drain_timeout)
+            try:
+                if await self._lifespan.enter(self._stopping):
+                    self._begun = True
+                    watches = [
+                        group.create_task(self._guarded(watch))
+                        for watch in (self._watch(admin), self._follow_growth(publishers))
+                    ]
+                    await self._until_stopped(group, found)
+                    for watch in watches:
+                        watch.cancel()
+            finally:
+                await self._lifespan.leave(self._settings.drain_timeout)
             # What is sent from here on would never leave.
             self._port.current = None
             if not outputs.done():
@@ -164,13 +167,17 @@ class Worker:
     async def _until_stopped(self, group: asyncio.TaskGroup, found: Mapping[str, TopicInfo]) -> None:
         """Agents and timers, from their beginning to their end."""
         agents = [group.create_task(self._supervise(runner, found)) for runner in self._runners]
-        timers = [group.create_task(run_timer(timer, self._stopping, self.fail)) for timer in self._timers]
-        await self._stopping.wait()
-        for runner in self._runners:
-            runner.stop()
-        if agents:  # a worker may have none, and only send
-            await asyncio.wait(agents)
-        await end_timers(timers, self._settings.drain_timeout)
+        # In no task group: it would wait for ever for a timer that ignores its cancellation.
+        timers = [asyncio.create_task(run_timer(timer, self._stopping, self.fail)) for timer in self._timers]
+        try:
+            await self._stopping.wait()
+        finally:
+            self.stop()
+            for runner in self._runners:
+                runner.stop()
+            if agents:  # a worker may have none, and only send
+                await asyncio.wait(agents)
+            self._abandoned_timers = await end_timers(timers, self._settings.drain_timeout)
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         """Access that is denied while the worker runs ends it in order, and not by tearing down its task group."""
@@ -261,7 +268,7 @@ class Worker:
             if self._slots.state == "starting" and self.ready:
                 self._slots.state = "running"
                 self._slots.unready = ""
-            elif self._slots.state == "starting" and self._runners:
+            elif self._slots.state == "starting" and self._port.current is not None:  # the topics are there
                 self._slots.unready = "joining the groups" if self._begun else "beginning the app's lifespan"
             elif self._slots.state == "running":
                 cut_off = [runner.agent.name for runner in self._runners if not runner.leased]

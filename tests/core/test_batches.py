@@ -49,8 +49,10 @@ class Model(RuleBasedStateMachine):
     @rule(partition=PARTITIONS)
     def hurry(self, partition: str) -> None:
         if partition in self.lines:
-            self.batches.hurry(partition)
-            self.hurried.add(partition)
+            news = partition not in self.hurried and bool(self.waiting[partition])
+            assert self.batches.hurry(partition) == news
+            if news:
+                self.hurried.add(partition)
 
     def note_taken(self, line: Line[str, int], items: list[int]) -> None:
         partition = line.partition

@@ -53,6 +53,7 @@ class Load:
     records: int
     keys: int
     concurrency: int
+    shape: str = "record"  # of the agent, whose batches and loops go by partition
     at_once: float = 0.4  # of the records, before the workers start
     per_second: int = 150  # of the others, while the faults go on
 
@@ -108,7 +109,7 @@ class Chaos:
     # Faults
 
     def start(self) -> subprocess.Popen[bytes]:
-        command = program(self.brokers, self.source, self.directory, self.load.concurrency, self.seed)
+        command = program(self.brokers, self.source, self.directory, self.load.concurrency, self.seed, self.load.shape)
         process = self._spawn(command, self.directory)
         self.processes.append(process)
         self._tell(f"started {process.pid}")

@@ -1,7 +1,7 @@
 """The worker process of the chaos tests: one agent that writes down what it does and passes each record on.
 
-`python -m tests.faults.program BROKERS SOURCE DIRECTORY SEED CONCURRENCY`; SIGTERM ends it in order. The sink is
-`SOURCE.out`, the group `SOURCE.group`.
+`python -m tests.faults.program BROKERS SOURCE DIRECTORY SEED CONCURRENCY SHAPE`; SIGTERM ends it in order. The sink
+is `SOURCE.out`, the group `SOURCE.group`; SHAPE is record, batch or loop.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from streamkit import App, Record
+from streamkit import App, Batch, Output, Record, Stream
 from streamkit.errors import TransportError
 from streamkit.observe.slots import WorkerSlots
 from streamkit.record import TopicPartition
@@ -112,14 +112,13 @@ def patience(seed: int, partition: int, offset: int) -> float:
     return chance.uniform(0, 0.300)
 
 
-async def run(brokers: str, source: str, directory: Path, seed: int, concurrency: int) -> None:
+async def run(brokers: str, source: str, directory: Path, seed: int, concurrency: int, shape: str) -> None:
     ledger = LedgerFile(directory)
     app = App("chaos", **SETTINGS)
     records = app.topic(source, value=bytes)
     copies = app.topic(f"{source}.out", value=bytes)
 
-    @app.agent(records, sink=copies, group=f"{source}.group", concurrency=concurrency)
-    async def copy(record: Record[str, bytes]) -> bytes:
+    async def copied(record: Record[str, bytes]) -> bytes:
         where = record.partition, record.offset, record.key
         assignment = ledger.start(*where)
         done = False
@@ -134,9 +133,26 @@ async def run(brokers: str, source: str, directory: Path, seed: int, concurrency
             ledger.end(assignment, *where, done=done)
         return b"%d %d" % (record.partition, record.offset)
 
+    common: dict[str, Any] = {"sink": copies, "group": f"{source}.group", "name": "copy"}
+    if shape == "batch":
+
+        @app.agent(records, batch=Batch(20, within="100ms"), concurrency=concurrency, **common)  # type: ignore[untyped-decorator]
+        async def copy_batch(batch: list[Record[str, bytes]]) -> list[Output[bytes]]:
+            return [Output(await copied(record), key=record.key) for record in batch]
+
+    elif shape == "loop":
+
+        @app.agent(records, **common)  # type: ignore[untyped-decorator]
+        async def copy_stream(stream: Stream[Record[str, bytes]]) -> AsyncIterator[bytes]:
+            async for record in stream:
+                yield await copied(record)
+
+    else:
+        app.agent(records, concurrency=concurrency, **common)(copied)
+
     settings = app.settings({"brokers": brokers}, {})
     transport = WatchedTransport(settings, ledger)
-    worker = Worker([copy], [records, copies], app.port, settings, transport, WorkerSlots("test"))
+    worker = Worker(list(app.agents.values()), [records, copies], app.port, settings, transport, WorkerSlots("test"))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     try:
         await worker.run()
@@ -150,5 +166,5 @@ def _by_number(offsets: Mapping[TopicPartition, CommittedOffset]) -> Offsets:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s")
-    brokers, source, directory, seed, concurrency = sys.argv[1:]
-    asyncio.run(run(brokers, source, Path(directory), int(seed), int(concurrency)))
+    brokers, source, directory, seed, concurrency, shape = sys.argv[1:]
+    asyncio.run(run(brokers, source, Path(directory), int(seed), int(concurrency), shape))

@@ -143,10 +143,12 @@ async def committed_of(brokers: str, group: str, topic: str, partitions: int) ->
         return {tp.partition: offset for tp, offset in (await admin.committed(group, wanted)).items()}
 
 
-def program(brokers: str, source: str, directory: Path, concurrency: int, seed: int = 0) -> list[str]:
+def program(
+    brokers: str, source: str, directory: Path, concurrency: int, seed: int = 0, shape: str = "record"
+) -> list[str]:
     """The command of a worker process that writes a ledger."""
     command = [sys.executable, "-m", "tests.faults.program"]
-    return [*command, brokers, source, str(directory), str(seed), str(concurrency)]
+    return [*command, brokers, source, str(directory), str(seed), str(concurrency), shape]
 
 
 @contextmanager

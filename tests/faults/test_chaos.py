@@ -11,6 +11,7 @@ from tests.faults.chaos import Chaos, Load, new_seed
 from tests.kafka.server import ExistingKafka, GenuineKafka
 
 SHORT = Load(records=10_000, keys=300, concurrency=20)
+BY_PARTITION = {shape: Load(records=4_000, keys=300, concurrency=4, shape=shape) for shape in ("batch", "loop")}
 LONG = Load(records=50_000, keys=500, concurrency=50, per_second=250)
 LONG_KILLS = 6
 
@@ -19,6 +20,13 @@ def test_nothing_is_lost_or_overtakes_when_workers_are_killed_and_paused(
     genuine: GenuineKafka | ExistingKafka, tmp_path: Path
 ) -> None:
     asyncio.run(short(genuine.brokers, tmp_path))
+
+
+@pytest.mark.parametrize("shape", BY_PARTITION)
+def test_nothing_is_lost_or_overtakes_when_workers_with_batches_or_loops_are_killed(
+    genuine: GenuineKafka | ExistingKafka, tmp_path: Path, shape: str
+) -> None:
+    asyncio.run(by_partition(genuine.brokers, tmp_path, BY_PARTITION[shape]))
 
 
 @pytest.mark.long
@@ -34,6 +42,13 @@ async def short(brokers: str, directory: Path) -> None:
     async with chaos.running(workers=2):
         await chaos.kill_and_restart()
         await chaos.pause_beyond_the_session()
+        await chaos.kill_and_restart()
+    await judge(chaos)
+
+
+async def by_partition(brokers: str, directory: Path, load: Load) -> None:
+    chaos = begin(brokers, directory, load)
+    async with chaos.running(workers=2):
         await chaos.kill_and_restart()
     await judge(chaos)
 

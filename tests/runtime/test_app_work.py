@@ -82,6 +82,18 @@ async def test_without_a_lifespan_the_state_is_none_while_a_worker_runs() -> Non
 
 
 @simulated
+async def test_a_worker_without_agents_tells_that_its_lifespan_begins_too() -> None:
+    world = World()
+    living = Living(World())
+    app = App("test", lifespan=lambda app: living._lifespan(living.app))
+    app.topic("in", value=bytes)
+    async with world.working(app) as working:
+        await asyncio.sleep(0.5)
+        assert (working.slots.state, working.slots.unready) == ("starting", "beginning the app's lifespan")
+        await until(lambda: (working.slots.state, working.slots.unready) == ("running", ""))
+
+
+@simulated
 async def test_a_lifespan_may_send_at_its_beginning_and_at_its_end() -> None:
     world = World()
     app = App("test", lifespan=lambda app: lifespan())
@@ -161,6 +173,38 @@ async def test_a_lifespan_that_does_not_end_in_time_is_cancelled_and_the_worker_
         async with world.working(living.app) as working:
             await working.joined()
     assert living.events == ["entered", "leaving"]
+
+
+@simulated
+async def test_a_lifespan_that_ignores_its_cancellation_is_abandoned() -> None:
+    world = World()
+    living = Living(world)
+    let_go = asyncio.Event()
+
+    async def end() -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    living.end = end  # type: ignore[method-assign]
+    with pytest.raises(StreamkitError, match="the lifespan of the app did not end within"):
+        async with world.working(living.app) as working:
+            await working.joined()
+    assert working.worker.abandoned == 1
+    let_go.set()
+
+
+@simulated
+async def test_a_worker_that_is_cancelled_leaves_its_lifespan() -> None:
+    world = World()
+    living = Living(world)
+    working = Working(world, living.app, world.settings)
+    await working.joined()
+    working.task.cancel()
+    await asyncio.wait([working.task])
+    assert living.events == ["entered", "leaving", "left"]
 
 
 # Timers
@@ -279,6 +323,53 @@ async def test_each_call_of_a_timer_has_its_own_context() -> None:
     async with world.working(ticking.app):
         await until(lambda: len(seen) == 2)
     assert seen == [0, 0]
+
+
+@simulated
+async def test_a_timer_that_ignores_its_cancellation_is_abandoned() -> None:
+    world, ticking = World(), Ticking()
+    let_go = asyncio.Event()
+
+    async def body() -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    ticking.body = body  # type: ignore[method-assign]
+    async with world.working(ticking.app) as working:
+        await until(lambda: ticking.ticks)
+        working.worker.stop()
+        await asyncio.wait([working.task], timeout=60)
+        ended, abandoned = working.task.done(), working.worker.abandoned
+        let_go.set()
+        assert (ended, abandoned) == (True, 1)
+
+
+@pytest.mark.parametrize("where", ["timer", "lifespan's beginning", "lifespan's end"])
+@simulated
+async def test_an_exit_in_a_timer_or_lifespan_is_a_failure_and_the_work_ends_in_order(where: str) -> None:
+    world = World()
+    world.fill("a")
+    living = Living(world)
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    match where:
+        case "timer":
+            living.app.timer("1s")(leave)
+        case "lifespan's beginning":
+            living.begin = leave  # type: ignore[method-assign]
+        case _:
+            living.end = leave  # type: ignore[method-assign]
+    working = Working(world, living.app, world.settings)
+    await asyncio.wait([working.task], timeout=5)
+    working.worker.stop()
+    await asyncio.wait([working.task])
+    assert str(working.task.exception()).endswith("raised SystemExit: 3")
+    assert world.committed() == ({} if where == "lifespan's beginning" else {0: 1})
 
 
 # Reports
@@ -438,6 +529,67 @@ async def test_who_no_longer_waits_leaves_the_refusal_to_the_record() -> None:
     error = await world.failing(app)
     assert isinstance(error, RecordFailed)
     assert (error.stage, world.committed()) == ("sink", {0: 0})
+
+
+@simulated
+async def test_a_refusal_that_comes_after_the_handler_has_ended_fails_the_record() -> None:
+    world = World()
+    world.broker.create_topic("out", 1)
+    world.fill("a")
+    app = App("test", max_request_size=100_000)
+    out = app.topic("out", value=bytes)
+    waiting: list[asyncio.Task[Any]] = []
+
+    @app.agent(app.topic("in", value=bytes))
+    async def work(value: bytes) -> None:
+        shrink(world)
+        waiting.append(asyncio.create_task(out.send_and_wait(bytes(5_000))))
+        await asyncio.sleep(0)
+
+    error = await world.failing(app)
+    assert isinstance(error, RecordFailed)
+    assert (error.stage, world.committed()) == ("sink", {0: 0})
+    assert isinstance(waiting[0].exception(), TransportError)
+
+
+@simulated
+async def test_who_waits_for_a_value_that_is_still_unacknowledged_at_the_end_is_told() -> None:
+    world = World()
+    world.broker.create_topic("out", 1)
+    app = App("test")
+    out = app.topic("out", value=bytes)
+    world.broker.faults.acknowledgements.close()
+    with pytest.raises(TransportError, match="not acknowledged within"):
+        async with world.working(app) as working:
+            await working.joined()
+            waiting = asyncio.create_task(out.send_and_wait(b"x"))
+            await asyncio.sleep(1)
+    await asyncio.wait([waiting], timeout=60)
+    assert waiting.done(), "it waits for ever"
+    assert "the worker has stopped before" in str(waiting.exception())
+
+
+@simulated
+async def test_who_waits_for_a_value_does_not_wait_for_others_to_linger() -> None:
+    world = World(linger=1.0)
+    world.broker.create_topic("out", 1)
+    world.fill([None] * 5)
+    app = App("test")
+    out = app.topic("out", value=bytes)
+    took: list[float] = []
+
+    @app.agent(app.topic("in", value=bytes))
+    async def work(record: Record[str, bytes]) -> None:
+        began = now()
+        await out.send(b"x")
+        await asyncio.sleep(0.01)
+        await out.send_and_wait(b"y")
+        took.append(now() - began)
+        world.done[IN].add(record.offset)
+
+    async with world.working(app):
+        await until(lambda: world.committed() == {0: 5})
+    assert max(took) < 0.1
 
 
 # Several topics

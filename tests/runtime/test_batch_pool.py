@@ -365,3 +365,65 @@ async def test_a_batch_that_ignores_its_cancellation_blocks_its_partition_when_t
         deaf.set()
         await until(lambda: world.committed() == {0: 2})
     assert batching.batches == [[0, 1], [0, 1]]
+
+
+@simulated
+async def test_a_complete_batch_waits_for_the_lease_without_keeping_the_loop_busy() -> None:
+    world = World()
+    world.fill("a")
+    batching = Batching(world, size=1)
+    looks: list[int] = []
+
+    def looked() -> None:
+        looks.append(len(looks))
+        assert len(looks) < 100, "it looks again and again"
+
+    async with world.working(batching.app) as working:
+        await until(lambda: world.committed() == {0: 1})
+        working.runner.starved = looked
+        working.consumer._last_heartbeat = -100.0  # a heartbeat that hangs
+        world.fill("b")
+        await asyncio.sleep(0.3)
+        assert batching.batches == [[0]]
+        await until(lambda: batching.batches == [[0], [1]], patience=3)
+
+
+@simulated
+async def test_a_batch_that_nothing_can_be_added_to_runs_at_once_and_the_next_may_wait_again() -> None:
+    world = World()
+    world.fill(["a"] * 4)
+    batching = Batching(world, size=5, within="10s")
+    async with world.working(batching.app, max_partition_unsettled=4, window=4) as working:
+        await working.joined()
+        began = asyncio.get_running_loop().time()
+        await until(lambda: batching.batches)
+        assert batching.times[0] - began < 0.1
+        await until(lambda: world.committed() == {0: 4})
+        world.fill("a")
+        await asyncio.sleep(1)
+        world.fill("a")
+        await until(lambda: world.committed() == {0: 6})
+    assert batching.batches == [[0, 1, 2, 3], [4, 5]]
+
+
+@simulated
+async def test_a_refused_output_of_a_batch_of_which_every_record_has_failed_is_no_failure_of_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    world.broker.create_topic("out", 1, max_message_bytes="1000")
+    world.fill(["a", "b"])
+    app = App("test", max_request_size=100_000)
+    out = app.topic("out", value=bytes)
+
+    @app.agent(app.topic("in", value=bytes), batch=Batch(2, within="1s"))
+    async def work(batch: list[bytes]) -> None:
+        world.broker.topics["out"].config["max.message.bytes"] = "100"
+        await out.send(bytes(500))
+        raise BatchError({0: ValueError("zero"), 1: ValueError("one")})
+
+    error = await world.failing(app)
+    assert isinstance(error, RecordFailed)
+    assert (error.stage, error.offset) == ("handle", 0)
+    assert "outside of a record" not in caplog.text
+    assert world.committed() == {0: 0}

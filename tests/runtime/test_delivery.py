@@ -64,13 +64,13 @@ async def test_a_partition_is_quiet_when_nothing_runs_and_nothing_is_unacknowled
 
 
 @simulated
-async def test_a_flight_is_cancelled_once_and_for_the_first_reason() -> None:
+async def test_a_flight_is_cancelled_once_for_each_reason_and_by_no_timeout_after_a_revoke() -> None:
     task = asyncio.ensure_future(asyncio.sleep(10))
     flight = Flight(delivery(), task)
-    flight.cancel("timeout")
-    flight.cancel("revoke")
-    assert flight.cancelled_by == "timeout"
-    assert task.cancelling() == 1
+    for reason, reasons in (("timeout", 1), ("timeout", 1), ("revoke", 2), ("revoke", 2), ("timeout", 2)):
+        flight.cancel(reason)
+        assert task.cancelling() == reasons
+    assert flight.cancelled_by == "revoke"
     await asyncio.wait([task])
 
 

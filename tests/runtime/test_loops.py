@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from streamkit import App, Output, Record, RecordFailed, Stream, UserCodeFailed
+from streamkit.core.batches import Batches
 from streamkit.record import TopicPartition
 from streamkit.runtime.pool import SLICE
 from tests.runtime.support import World, rebalance, simulated, until
@@ -440,3 +441,55 @@ def test_a_stream_of_a_list_or_of_an_async_iterable_is_for_tests() -> None:
 
     assert asyncio.run(collect(Stream([1, 2]))) == [1, 2]
     assert asyncio.run(collect(Stream(numbers()))) == [0, 1, 2]
+
+
+@simulated
+async def test_a_record_that_another_task_asked_for_waits_for_what_the_loop_sends_for_it() -> None:
+    world = World()
+    world.broker.create_topic("out", 1)
+    world.fill("ab")
+    world.broker.faults.acknowledgements.close()
+    app = App("test")
+    out = app.topic("out", value=bytes)
+
+    @app.agent(app.topic("in", value=bytes))
+    async def work(stream: Stream[Record[str, bytes]]) -> None:
+        records = aiter(stream)
+        while True:
+            try:  # a task of its own in Python 3.11, and by hand in any
+                record = await asyncio.wait_for(asyncio.ensure_future(anext(records)), 60)
+            except StopAsyncIteration:
+                break
+            await out.send(b"%d" % record.offset)
+            world.done[IN].add(record.offset)
+        await out.send(b"end")
+
+    async with world.working(app):
+        await until(lambda: len(world.broker.records("out")) == 2)
+        await asyncio.sleep(5)
+        assert world.committed() == {0: 0}
+        world.broker.faults.acknowledgements.open()
+        await until(lambda: world.committed() == {0: 2})
+    assert [record.value for record in world.broker.records("out")] == [b"0", b"1", b"end"]
+
+
+@simulated
+async def test_a_record_wakes_the_loop_of_its_partition_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(partitions=50)
+    looping = Looping(world)
+    take_from, asked = Batches.take_from, 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return take_from(*args)
+
+    async with world.working(looping.app) as working:
+        await until(lambda: looping.begun == 50)
+        await working.joined()
+        await asyncio.sleep(1)
+        monkeypatch.setattr(Batches, "take_from", counted)
+        world.fill("a")
+        await until(lambda: looping.seen)
+        await asyncio.sleep(1)
+    assert asked == 2  # the record, and what follows it
