@@ -29,9 +29,9 @@ def dev(target: str, agents: tuple[str, ...], port: int | None, reload: bool | N
     import os
     from contextlib import ExitStack
 
-    from streamkit.cli.crew import Crew
     from streamkit.cli.embedded import EmbeddedBroker
     from streamkit.cli.logs import configure_logs_of_supervisor
+    from streamkit.cli.processes import Processes
     from streamkit.cli.reload import Reloader
     from streamkit.cli.supervise import supervise
     from streamkit.cli.watch import can_watch, require_watchfiles, watched
@@ -48,7 +48,7 @@ def dev(target: str, agents: tuple[str, ...], port: int | None, reload: bool | N
         return ["worker", "--one-broker", "--create-topics", *options, "--", target]
 
     reloads = can_watch() if reload is None else reload
-    supervised = Reloader(arguments, where) if reloads else Crew(arguments)
+    supervised = Reloader(arguments, where) if reloads else Processes(arguments)
     with ExitStack() as stack:
         try:
             stack.enter_context(broker)

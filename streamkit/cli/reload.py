@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from streamkit.cli.crew import Arguments, Crew
+from streamkit.cli.processes import Arguments, Processes
 from streamkit.cli.watch import Changes, Watched, watching
 from streamkit.runtime.waiting import unless
 
@@ -25,7 +25,7 @@ class Reloader:
     def __init__(self, arguments: Arguments, where: Watched) -> None:
         self._arguments = arguments
         self._where = where
-        self._crew = Crew(arguments)
+        self._processes = Processes(arguments)
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:
@@ -36,7 +36,7 @@ class Reloader:
                 changes.forget()
                 code, reason = await self._run_until_changed(changes)
                 if reason is None:
-                    if code == 0 or self._crew.killed or self._stopping.is_set():
+                    if code == 0 or self._processes.killed or self._stopping.is_set():
                         break
                     log.info("waiting for a change")
                     reason = await unless(self._stopping, changes.wait())
@@ -46,21 +46,21 @@ class Reloader:
 
     def stop(self) -> None:
         self._stopping.set()
-        self._crew.stop()
+        self._processes.stop()
 
     def kill(self) -> None:
-        self._crew.kill()
+        self._processes.kill()
 
     async def _run_until_changed(self, changes: Changes) -> tuple[int, str | None]:
         """The process's exit code, and what has changed if that is why it was stopped."""
-        self._crew = Crew(self._arguments, flags=NO_BYTECODE)
-        running = asyncio.create_task(self._crew.run())
+        self._processes = Processes(self._arguments, flags=NO_BYTECODE)
+        running = asyncio.create_task(self._processes.run())
         changed = asyncio.create_task(changes.wait())
         await asyncio.wait([running, changed], return_when=asyncio.FIRST_COMPLETED)
         reason: str | None = None
         if changed.done() and not running.done():
             reason = changed.result()
             log.info("reloading: %s changed", reason)
-            self._crew.stop()
+            self._processes.stop()
         changed.cancel()
         return await running, reason

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from streamkit.cli.crew import Arguments, Crew
+from streamkit.cli.processes import Arguments, Processes
 from streamkit.cli.signals import take_signals
 
 
@@ -22,19 +22,19 @@ class Workers:
     """`size` workers, once the target is known to load: else each of them would show the same traceback."""
 
     def __init__(self, arguments: Arguments, size: int) -> None:
-        self._check = Crew(lambda number: ["worker", "--check", *arguments(number)[1:]])
-        self._crew = Crew(arguments, size)
+        self._check = Processes(lambda number: ["worker", "--check", *arguments(number)[1:]])
+        self._processes = Processes(arguments, size)
 
     async def run(self) -> int:
-        return await self._check.run() or await self._crew.run()
+        return await self._check.run() or await self._processes.run()
 
     def stop(self) -> None:
         self._check.stop()
-        self._crew.stop()
+        self._processes.stop()
 
     def kill(self) -> None:
         self._check.kill()
-        self._crew.kill()
+        self._processes.kill()
 
 
 def supervise(supervised: Supervised, clean_up: Callable[[], None] = lambda: None) -> int:

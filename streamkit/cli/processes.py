@@ -16,7 +16,7 @@ log = logging.getLogger("streamkit")
 Arguments = Callable[[int], list[str]]  # of the process with this number, from 0 on
 
 
-class Crew:
+class Processes:
     """`size` processes of `streamkit`. One that fails stops the others in order; `run` returns its exit code.
 
     They have sessions of their own: Ctrl-C reaches only the supervisor, which passes a stop on in its own time.
