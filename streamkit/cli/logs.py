@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -16,6 +17,8 @@ from streamkit.settings import PREFIX, Settings
 LOG_SETTINGS = ("log_format", "log_level")
 # What aiokafka says of a cluster that is starting or away, again and again; streamkit says it once, with what to do.
 SAID_BETTER = ("Group Coordinator Request failed: [Error 15]", "Unable connect to ", "Unable to connect to ")
+REPEATED_AFTER = 30.0  # seconds
+MANY = 100  # different messages
 QUIET = ("aiokafka", "aiohttp.access", "watchfiles")  # below a warning they tell of themselves, not of the work
 
 
@@ -31,7 +34,7 @@ def configure_logs(format: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ProcessorFormatter(processors=_render(format), foreign_pre_chain=_describe()))
     if level != "debug":
-        handler.addFilter(lambda record: not (record.name.startswith("aiokafka") and _said_better(record)))
+        handler.addFilter(ClientMessages())
     root.addHandler(handler)
     root.setLevel(level.upper())
     for name in QUIET:
@@ -46,6 +49,29 @@ def configure_logs(format: str, level: str) -> None:
         )
 
 
+class ClientMessages(logging.Filter):
+    """Lets through what aiokafka says, but the same message only once in `REPEATED_AFTER` seconds.
+
+    While brokers are away it says the same many times a second, and nobody sees what streamkit says of it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[str, float] = {}  # when last
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        message, now = record.getMessage(), self._clock()
+        if message.startswith(SAID_BETTER) or now < self._said.get(message, -REPEATED_AFTER) + REPEATED_AFTER:
+            return False
+        if len(self._said) >= MANY:
+            self._said.clear()
+        self._said[message] = now
+        return True
+
+
 def configure_logs_of_supervisor(options: Mapping[str, str | None], environ: Mapping[str, str]) -> None:
     """For a process that has not loaded the app. Raises ConfigurationError.
 
@@ -55,10 +81,6 @@ def configure_logs_of_supervisor(options: Mapping[str, str | None], environ: Map
     variables = {f"{PREFIX}{name.upper()}" for name in LOG_SETTINGS}
     settings = Settings.load(given, {name: environ[name] for name in variables & environ.keys()}, {})
     configure_logs(settings.log_format, settings.log_level)
-
-
-def _said_better(record: logging.LogRecord) -> bool:
-    return record.getMessage().startswith(SAID_BETTER)
 
 
 def _describe() -> list[Any]:
