@@ -197,7 +197,8 @@ class Settings:
     security_protocol: str = _security(
         "PLAINTEXT",
         _choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
-        "Whether connections are encrypted (`SSL`) and begin with a login (`SASL`).",
+        "`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`: whether connections are encrypted (`SSL`) and begin with a "
+        "login (`SASL`).",
     )
     sasl_mechanism: str | None = _security(
         None,
@@ -281,7 +282,9 @@ class Settings:
         "cancelled.",
     )
     compression: str = _sending(
-        "none", _choice("none", "gzip", "snappy", "lz4", "zstd"), "How batches of outputs are compressed."
+        "none",
+        _choice("none", "gzip", "snappy", "lz4", "zstd"),
+        "How batches of outputs are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`.",
     )
     linger: float = _sending(
         0.005, _duration(zero=True), "How long an output may wait for others to share its request."
@@ -299,9 +302,11 @@ class Settings:
         (_parse_http, str),
         "Where metrics and health are served, or `off`. If the default is taken, a free port is used and logged.",
     )
-    log_format: str = _running("text", _choice("text", "json"), "Logs for people or for machines.")
+    log_format: str = _running("text", _choice("text", "json"), "Logs for people (`text`) or for machines (`json`).")
     log_level: str = _running(
-        "info", _choice("debug", "info", "warning", "error"), "The least severe messages that are logged."
+        "info",
+        _choice("debug", "info", "warning", "error"),
+        "The least severe messages that are logged: `debug`, `info`, `warning` or `error`.",
     )
     stop_when_idle: float | None = _running(
         None,
