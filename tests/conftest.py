@@ -1,6 +1,5 @@
 """Brokers shared by the whole run, a check that no thread outlives its test, and one line on what was skipped."""
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from streamkit.cli.embedded import EmbeddedBroker
-from tests.kafka.server import ExistingKafka, GenuineKafka, KafkaUnavailable, genuine_kafka
+from tests.kafka.required import required
+from tests.kafka.server import ExistingKafka, GenuineKafka, genuine_kafka
 
 THREAD_ENDS_SECONDS = 5.0
 
@@ -16,17 +16,8 @@ THREAD_ENDS_SECONDS = 5.0
 @pytest.fixture(scope="session")
 def genuine() -> Iterator[GenuineKafka | ExistingKafka]:
     """A genuine Kafka, for the whole run. Topics and groups of a test have names of their own."""
-    cluster = genuine_kafka()
-    try:
-        kafka = cluster.__enter__()
-    except KafkaUnavailable as unavailable:
-        if os.environ.get("CI") == "true":
-            raise pytest.fail.Exception(f"{unavailable}; CI=true requires it", pytrace=False) from None
-        raise pytest.skip.Exception(str(unavailable)) from None
-    try:
+    with required(genuine_kafka()) as kafka:
         yield kafka
-    finally:
-        cluster.__exit__(None, None, None)
 
 
 @pytest.fixture

@@ -99,16 +99,18 @@ def running(
     """Start `streamkit` in the directory; it does not outlive the block."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STREAMKIT_")}
     variables = {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})}
+    with running_command([*COMMAND, *arguments], directory, variables, stdin) as process:
+        yield process
+
+
+@contextmanager
+def running_command(
+    command: Sequence[str], directory: Path, environment: Mapping[str, str], stdin: int = subprocess.DEVNULL
+) -> Iterator[Running]:
+    """Start a program in the directory; it does not outlive the block."""
     paths = directory / f"out-{uuid4().hex}", directory / f"err-{uuid4().hex}"
     with paths[0].open("wb") as output, paths[1].open("wb") as errors:
-        process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            cwd=directory,
-            env=variables,
-            stdin=stdin,
-            stdout=output,
-            stderr=errors,
-        )
+        process = subprocess.Popen(command, cwd=directory, env=environment, stdin=stdin, stdout=output, stderr=errors)
     try:
         yield Running(process, *paths)
     finally:

@@ -1,14 +1,13 @@
 """A real Faust app and a streamkit worker on the same topics, each in a process of its own."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from streamkit.cli.embedded import EmbeddedBroker
-from tests.cli.support import Running, program
+from tests.cli.support import Running, program, running_command
 
 MODELS = """
 from datetime import datetime
@@ -60,21 +59,9 @@ if __name__ == "__main__":
 def faust_worker(directory: Path, name: str, brokers: str) -> Iterator[Running]:
     code = FAUST.format(name=name, broker=f"kafka://{brokers}", data=str(directory / "data"))
     (directory / "theirs.py").write_text(code)
-    paths = directory / "faust-out", directory / "faust-err"
-    with paths[0].open("wb") as output, paths[1].open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "theirs.py", "worker", "-l", "info", "--without-web"],
-            cwd=directory,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
-        )
-    try:
-        yield Running(process, *paths)
-    finally:
-        process.kill()
-        process.wait()
+    command = [sys.executable, "theirs.py", "worker", "-l", "info", "--without-web"]
+    with running_command(command, directory, {**os.environ, "PYTHONUNBUFFERED": "1"}) as theirs:
+        yield theirs
 
 
 def test_a_faust_app_reads_what_a_worker_wrote_and_the_worker_what_faust_wrote(

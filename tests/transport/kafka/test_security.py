@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import time
@@ -23,6 +22,7 @@ from streamkit.transport.base import AccessDenied, NewTopic, Transport, Unreacha
 from streamkit.transport.kafka import KafkaTransport
 from streamkit.transport.kafka.access import Access, NoToken, ScramLogin
 from tests.cli.support import Finished, module, running, streamkit
+from tests.kafka.required import required
 from tests.kafka.secured import (
     KEY_PASSWORD,
     LEAVER,
@@ -34,7 +34,6 @@ from tests.kafka.secured import (
     secured_kafka,
     unsigned_token,
 )
-from tests.kafka.server import KafkaUnavailable
 
 pytestmark = pytest.mark.genuine
 
@@ -55,17 +54,8 @@ async def passes_on(order: dict) -> dict:
 
 @pytest.fixture(scope="session")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
-    cluster = secured_kafka(tmp_path_factory.mktemp("certificates"))
-    try:
-        kafka = cluster.__enter__()
-    except KafkaUnavailable as unavailable:
-        if os.environ.get("CI") == "true":
-            raise pytest.fail.Exception(f"{unavailable}; CI=true requires it", pytrace=False) from None
-        raise pytest.skip.Exception(str(unavailable)) from None
-    try:
+    with required(secured_kafka(tmp_path_factory.mktemp("certificates"))) as kafka:
         yield kafka
-    finally:
-        cluster.__exit__(None, None, None)
 
 
 def login(mechanism: str) -> Given:
