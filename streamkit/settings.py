@@ -197,8 +197,8 @@ class Settings:
     security_protocol: str = _security(
         "PLAINTEXT",
         _choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
-        "`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`: whether connections are encrypted (`SSL`) and begin with a "
-        "login (`SASL`).",
+        "`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`: whether connections are encrypted (`SSL`) and begin with "
+        "a login (`SASL`).",
     )
     sasl_mechanism: str | None = _security(
         None,

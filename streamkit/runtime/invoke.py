@@ -17,7 +17,7 @@ from streamkit.topic import Topic
 from streamkit.transport.base import ConsumedRecord
 
 Decode = Callable[[ConsumedRecord], Any]
-Emission = Callable[[], Owner]  # what an output belongs to that is made now
+CurrentOwner = Callable[[], Owner]  # of an output that is made now
 ENDED: Final = object()
 
 
@@ -125,16 +125,18 @@ def batch_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[list[Any]], C
     return emitting
 
 
-def loop_handler(agent: Agent[Any, Any], emit: Emit) -> Callable[[Stream[Any], Emission], Coroutine[Any, Any, None]]:
+def loop_handler(
+    agent: Agent[Any, Any], emit: Emit
+) -> Callable[[Stream[Any], CurrentOwner], Coroutine[Any, Any, None]]:
     """The handler of a stream, which emits what it yields or returns. Raises as `coroutine_handler` does."""
     handler: Callable[[Stream[Any]], Any] = agent.handler
 
-    async def yielding(stream: Stream[Any], owner: Emission) -> None:
+    async def yielding(stream: Stream[Any], owner: CurrentOwner) -> None:
         async with aclosing(handler(stream)) as outputs:
             async for output in outputs:
                 await emit.patiently(owner(), output)
 
-    async def returning(stream: Stream[Any], owner: Emission) -> None:
+    async def returning(stream: Stream[Any], owner: CurrentOwner) -> None:
         result = await handler(stream)
         if result is not None:
             await emit.patiently(owner(), result)

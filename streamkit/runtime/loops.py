@@ -18,7 +18,7 @@ from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Flig
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
 from streamkit.runtime.flights import give_up, landing, note_late_error, too_late
-from streamkit.runtime.invoke import Emission, SinkFailure, argument_decoder, loop_handler, report_undecodable
+from streamkit.runtime.invoke import CurrentOwner, SinkFailure, argument_decoder, loop_handler, report_undecodable
 from streamkit.runtime.pool import FIRST_BUCKET, SLICE
 from streamkit.runtime.settlement import Settlement
 from streamkit.stream import Stream
@@ -149,7 +149,7 @@ class Loop:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
-    async def run(self, handler: Callable[[Stream[Any], Emission], Any]) -> None:
+    async def run(self, handler: Callable[[Stream[Any], CurrentOwner], Any]) -> None:
         """To its end, which is judged here."""
         task = asyncio.current_task()
         assert task is not None
