@@ -89,10 +89,12 @@ class RecordFailed(StreamkitError):
         cause: BaseException,
         *,
         group: str | None = None,
+        brokers: str | None = None,
         raw: bytes | None = None,
         batch: int = 0,
     ) -> None:
-        """`raw` holds the bytes that could not be decoded, for the stages that decode.
+        """`group` and `brokers` (with commas between) are for the advice; `raw` holds the bytes that could not be
+        decoded, for the stages that decode.
 
         With `batch` it is not the record alone that failed, but so many consecutive ones, of which it is the first.
         """
@@ -104,6 +106,7 @@ class RecordFailed(StreamkitError):
         self.key = key
         self.cause = cause
         self.group = group
+        self.brokers = brokers
         self.raw = raw
         self.batch = batch
         super().__init__(_record_failed(self))
@@ -163,8 +166,9 @@ _ADVICE: dict[Stage, str] = {
 
 
 def _skip_command(failure: RecordFailed) -> str:
+    brokers, group = failure.brokers or "BROKERS", failure.group or "GROUP"
     return (
-        f"kafka-consumer-groups.sh --bootstrap-server BROKERS --group {failure.group or 'GROUP'} "
+        f"kafka-consumer-groups.sh --bootstrap-server {brokers} --group {group} "
         f"--topic {failure.topic}:{failure.partition} --reset-offsets --to-offset {failure.offset + 1} --execute"
     )
 

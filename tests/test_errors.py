@@ -3,13 +3,13 @@ from streamkit.errors import EncodeError, LostRange, MissingTopic, RecordFailed,
 
 def test_a_failed_record_says_which_record_which_error_and_what_to_do() -> None:
     cause = ValueError("declined")
-    failed = RecordFailed("charge", "handle", "orders", 3, 42, b"a-1", cause, group="shop.charge")
+    failed = RecordFailed("charge", "handle", "orders", 3, 42, b"a-1", cause, group="shop.charge", brokers="kafka:9092")
     assert str(failed) == (
         "agent 'charge' failed at stage handle on orders[3] offset 42, key b'a-1': ValueError: declined\n"
         "Mend the handler, or catch the error in it if the record may be dropped. "
         "The record is not committed: the next start runs it again.\n"
-        "To pass over it, stop all workers of the group and run: kafka-consumer-groups.sh --bootstrap-server BROKERS "
-        "--group shop.charge --topic orders:3 --reset-offsets --to-offset 43 --execute"
+        "To pass over it, stop all workers of the group and run: kafka-consumer-groups.sh "
+        "--bootstrap-server kafka:9092 --group shop.charge --topic orders:3 --reset-offsets --to-offset 43 --execute"
     )
 
 

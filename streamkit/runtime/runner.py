@@ -63,6 +63,7 @@ class Runner:
         self.agent = agent
         self._on_error = on_error
         self._admin = admin
+        self._brokers = ",".join(settings.brokers)
         self._topics = tuple(topic.name for topic in agent.topics)
         self.slots: AgentSlots = slots.agent(agent.name, agent.group, self._topics, agent.concurrency)
         self._consumer = transport.consumer(agent.group)
@@ -186,6 +187,7 @@ class Runner:
             record.key,
             cause,
             group=self.agent.group,
+            brokers=self._brokers,
             raw=raw,
             batch=0 if type(owner) is Delivery else len(records),
         )

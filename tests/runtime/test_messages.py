@@ -14,8 +14,8 @@ from tests.runtime.support import World, simulated
 
 NEXT_START = "The record is not committed: the next start runs it again."
 SKIP = (
-    "To pass over it, stop all workers of the group and run: kafka-consumer-groups.sh --bootstrap-server BROKERS "
-    "--group test.work --topic in:0 --reset-offsets --to-offset 1 --execute"
+    "To pass over it, stop all workers of the group and run: kafka-consumer-groups.sh "
+    "--bootstrap-server localhost:9092 --group test.work --topic in:0 --reset-offsets --to-offset 1 --execute"
 )
 MEND_HANDLER = "Mend the handler, or catch the error in it if the record may be dropped."
 MEND_SINK = "Mend what the handler returns, or the topic that it goes to."
