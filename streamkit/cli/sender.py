@@ -18,6 +18,8 @@ from streamkit.runtime.waiting import unless
 from streamkit.settings import Settings
 from streamkit.transport.base import RecordTooLarge, Refused, TopicInfo, Transport
 
+HINT = "or declare it with partitions= in an app, and start that with --create-topics or by `streamkit dev`."
+
 
 class Sender:
     """Made by `connected`."""
@@ -121,5 +123,5 @@ async def _look_up(topic: str, settings: Settings, transport: Transport, creatio
     finally:
         await admin.stop()
     if topic not in found:
-        raise ConfigurationError(f"topic {topic!r} does not exist at {brokers}. Create it with\n  {creation}")
+        raise ConfigurationError(f"topic {topic!r} does not exist at {brokers}. Create it with\n  {creation}\n{HINT}")
     return found[topic]

@@ -322,6 +322,7 @@ def test_a_missing_topic_exits_78_with_the_command_that_creates_it_and_is_not_cr
         assert ended.code == 78
         assert f"topic {shop.name!r} does not exist at {shop.brokers}" in ended.errors
         assert f"--create --topic {shop.name} --partitions 4 --replication-factor 1" in ended.errors
+        assert "or declare it with partitions= in an app, and start that with --create-topics" in ended.errors
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["nothing listens", "nothing answers"])
