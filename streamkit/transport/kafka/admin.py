@@ -73,15 +73,13 @@ class KafkaAdmin:
         return {name: TopicInfo(count, limits.get(name)) for name, count in counts.items()}
 
     async def all_topics(self) -> frozenset[str]:
-        with translated():
-            async with asyncio.timeout(self._settings.request_timeout):
-                names = await self._admin.list_topics()
+        async with self._calling():
+            names = await self._admin.list_topics()
         return frozenset(name for name in names if not name.startswith(KAFKAS_OWN))
 
     async def all_groups(self) -> frozenset[str]:
-        with translated():
-            async with asyncio.timeout(self._settings.request_timeout):
-                groups = await self._admin.list_consumer_groups()
+        async with self._calling():
+            groups = await self._admin.list_consumer_groups()
         return frozenset(name for name, protocol in groups if protocol in CONSUMERS)
 
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:
