@@ -3,157 +3,44 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
 from functools import partial
-from os import PathLike, fspath
+from os import PathLike
 from types import MappingProxyType
 from typing import Any
 
-from streamkit.durations import parse_duration, show_duration
+from streamkit.durations import show_duration
 from streamkit.errors import ConfigurationError
 from streamkit.secrets import MASK, Secret, read_secret
 from streamkit.security import TokenSource, check_security
+from streamkit.setting_values import (
+    KIB,
+    MIB,
+    Parse,
+    Show,
+    choice,
+    count,
+    duration,
+    flag,
+    masked,
+    optional,
+    optional_duration,
+    parse_brokers,
+    parse_http,
+    parse_path,
+    parse_secret,
+    parse_text,
+    parse_token_source,
+    size,
+)
 
 PREFIX = "STREAMKIT_"
 # Read by the tests, not by workers.
 TEST_PREFIX = "STREAMKIT_TEST_"
 
 SettingValue = str | int | timedelta | PathLike[str] | Secret | Sequence[str] | TokenSource | None
-Parse = Callable[[Any], Any]
-Show = Callable[[Any], str]
-
-KIB = 1024
-MIB = 1024 * KIB
-
-
-def _duration(*, zero: bool = False) -> tuple[Parse, Show]:
-    def parse(raw: Any) -> float:
-        seconds = parse_duration(raw)
-        if not seconds and not zero:
-            raise ValueError("must be more than 0")
-        return seconds
-
-    return parse, show_duration
-
-
-def _optional_duration(raw: Any) -> float | None:
-    return None if raw is None else parse_duration(raw)
-
-
-def _count(minimum: int = 1) -> tuple[Parse, Show]:
-    def parse(raw: Any) -> int:
-        number = raw if type(raw) is int else int(raw) if isinstance(raw, str) and _WHOLE.fullmatch(raw) else None
-        if number is None:
-            raise ValueError("not a whole number")
-        return _at_least(minimum, number)
-
-    return parse, lambda number: f"{number:,}".replace(",", "_")
-
-
-_WHOLE = re.compile(r"-?[0-9][0-9_]*", re.ASCII)
-_SIZE = re.compile(r"([0-9][0-9_]*)\s*(KiB|MiB|GiB|)", re.ASCII)
-_SIZE_UNITS = {"": 1, "KiB": KIB, "MiB": MIB, "GiB": 1024 * MIB}
-
-
-def _size() -> tuple[Parse, Show]:
-    return _parse_size, _show_size
-
-
-def _parse_size(raw: Any) -> int:
-    match = _SIZE.fullmatch(str(raw)) if isinstance(raw, str) or type(raw) is int else None
-    if match is None:
-        raise ValueError('not a size: write "65536", "64KiB", "256MiB" or "1GiB"')
-    return _at_least(1, int(match[1]) * _SIZE_UNITS[match[2]])
-
-
-def _show_size(size: int) -> str:
-    unit = next(unit for unit, scale in reversed(_SIZE_UNITS.items()) if size % scale == 0)
-    return f"{size // _SIZE_UNITS[unit]}{unit}"
-
-
-def _at_least(minimum: int, number: int) -> int:
-    if number < minimum:
-        raise ValueError(f"must be at least {minimum:,}")
-    return number
-
-
-def _choice(*choices: str) -> tuple[Parse, Show]:
-    def parse(raw: Any) -> str:
-        if raw not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return str(raw)
-
-    return parse, str
-
-
-def _flag() -> tuple[Parse, Show]:
-    def parse(raw: Any) -> bool:
-        if type(raw) is bool or raw in ("true", "false"):
-            return raw is True or raw == "true"
-        raise ValueError("must be true or false")
-
-    return parse, lambda flag: str(flag).lower()
-
-
-def _optional(parse: Parse) -> tuple[Parse, Show]:
-    return parse, lambda value: "" if value is None else str(value)
-
-
-def _parse_text(raw: Any) -> str:
-    if not isinstance(raw, str) or not raw:
-        raise ValueError("not a text")
-    return raw
-
-
-def _parse_path(raw: Any) -> str:
-    path = fspath(raw) if isinstance(raw, str | PathLike) else None
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError("not the path of a file")
-    return path
-
-
-def _parse_secret(raw: Any) -> Secret:
-    if isinstance(raw, Secret):
-        return raw
-    if not isinstance(raw, str) or not raw:
-        raise ValueError("not a text")
-    return Secret(raw)
-
-
-def _parse_token_source(raw: Any) -> TokenSource:
-    if not callable(raw):
-        raise ValueError("must be a function that returns a token, and can only be given as App(sasl_oauth_token=...)")
-    source: TokenSource = raw
-    return source
-
-
-def _parse_brokers(raw: Any) -> tuple[str, ...]:
-    if isinstance(raw, str):
-        raw = raw.split(",")
-    if not isinstance(raw, Sequence) or not all(isinstance(broker, str) for broker in raw):
-        raise ValueError("write HOST:PORT, several with commas between them")
-    brokers = tuple(broker if "://" in broker else _address(broker, 9092) for broker in map(str.strip, raw))
-    if not brokers:
-        raise ValueError("at least one broker is needed")
-    return brokers
-
-
-def _parse_http(raw: Any) -> str:
-    return "off" if raw == "off" else _address(raw, None)
-
-
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
-
-
-def _address(raw: Any, default_port: int | None) -> str:
-    match = _ADDRESS.fullmatch(raw) if isinstance(raw, str) else None
-    port = int(match["port"]) if match and match["port"] else default_port
-    if match is None or port is None or port > 65_535:
-        raise ValueError("write HOST:PORT" + (' or "off"' if default_port is None else ""))
-    return f"{match['host']}:{port}"
 
 
 def _setting(group: str, default: Any, how: tuple[Parse, Show], doc: str, *, secret: bool = False) -> Any:
@@ -167,11 +54,6 @@ _connection, _security, _reading, _settling, _sending, _running = (
 )
 
 
-def _masked(parse: Parse) -> tuple[Parse, Show]:
-    """Of a setting with `secret=True`: its value shows nowhere, and is not taken from the command line."""
-    return parse, lambda value: "" if value is None else MASK
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of one worker; durations in seconds, sizes in bytes. Raises ConfigurationError if they contradict
@@ -179,138 +61,136 @@ class Settings:
 
     brokers: tuple[str, ...] = _connection(
         ("localhost:9092",),
-        (_parse_brokers, ",".join),
+        (parse_brokers, ",".join),
         "Kafka brokers to start from, as HOST:PORT with commas between.",
     )
     request_timeout: float = _connection(
-        20.0, _duration(), "How long one request to a broker may take; less than `session_timeout`."
+        20.0, duration(), "How long one request to a broker may take; less than `session_timeout`."
     )
     metadata_max_age: float = _connection(
-        30.0, _duration(), "How often topics are looked at anew; new partitions are seen after this long."
+        30.0, duration(), "How often topics are looked at anew; new partitions are seen after this long."
     )
     connect_timeout: float = _connection(
-        8.0, _duration(), "How long one attempt to reach the brokers may take; it is logged and repeated."
+        8.0, duration(), "How long one attempt to reach the brokers may take; it is logged and repeated."
     )
     start_timeout: float = _connection(
-        60.0, _duration(), "How long brokers that can be reached may take to answer what a worker asks at its start."
+        60.0, duration(), "How long brokers that can be reached may take to answer what a worker asks at its start."
     )
     security_protocol: str = _security(
         "PLAINTEXT",
-        _choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+        choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
         "`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`: whether connections are encrypted (`SSL`) and begin with "
         "a login (`SASL`).",
     )
     sasl_mechanism: str | None = _security(
         None,
-        _optional(_choice("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")[0]),
+        optional(choice("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")[0]),
         "How to log in: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`.",
     )
-    sasl_username: str | None = _security(None, _optional(_parse_text), "Who logs in.")
+    sasl_username: str | None = _security(None, optional(parse_text), "Who logs in.")
     sasl_password: Secret | None = _security(  # noqa: RUF009  (it is a field, and a secret never changes)
-        None, _masked(_parse_secret), "The password. Better kept in a file.", secret=True
+        None, masked(parse_secret), "The password. Better kept in a file.", secret=True
     )
     sasl_password_file: str | None = _security(
-        None, _optional(_parse_path), "A file that holds `sasl_password`, not readable by every user."
+        None, optional(parse_path), "A file that holds `sasl_password`, not readable by every user."
     )
     sasl_oauth_token: TokenSource | None = _security(  # noqa: RUF009
         None,
-        _masked(_parse_token_source),
+        masked(parse_token_source),
         "For `OAUTHBEARER`: a function, async or not, that returns a token. Only as `App(sasl_oauth_token=...)`.",
         secret=True,
     )
     ssl_cafile: str | None = _security(
-        None, _optional(_parse_path), "PEM file of the CAs that broker certificates may be from. Unset: the system's."
+        None, optional(parse_path), "PEM file of the CAs that broker certificates may be from. Unset: the system's."
     )
     ssl_certfile: str | None = _security(
-        None, _optional(_parse_path), "PEM file of the client's own certificate, and of those between it and its CA."
+        None, optional(parse_path), "PEM file of the client's own certificate, and of those between it and its CA."
     )
     ssl_keyfile: str | None = _security(
-        None, _optional(_parse_path), "PEM file of that certificate's key, not readable by every user."
+        None, optional(parse_path), "PEM file of that certificate's key, not readable by every user."
     )
     ssl_key_password: Secret | None = _security(  # noqa: RUF009
-        None, _masked(_parse_secret), "What `ssl_keyfile` is encrypted with.", secret=True
+        None, masked(parse_secret), "What `ssl_keyfile` is encrypted with.", secret=True
     )
     ssl_key_password_file: str | None = _security(
-        None, _optional(_parse_path), "A file that holds `ssl_key_password`, not readable by every user."
+        None, optional(parse_path), "A file that holds `ssl_key_password`, not readable by every user."
     )
     ssl_check_hostname: bool = _security(
-        True, _flag(), "Whether a broker's certificate must be for the name it is connected by."
+        True, flag(), "Whether a broker's certificate must be for the name it is connected by."
     )
     allow_plaintext_password: bool = _security(
-        False, _flag(), "Allow logins over `SASL_PLAINTEXT` to brokers on other machines."
+        False, flag(), "Allow logins over `SASL_PLAINTEXT` to brokers on other machines."
     )
-    max_records: int = _reading(100_000, _count(), "Records of one agent that are read and not settled, in total.")
+    max_records: int = _reading(100_000, count(), "Records of one agent that are read and not settled, in total.")
     max_bytes: int = _reading(
-        256 * MIB, _size(), "Bytes of one agent's records that are read and not settled, in total."
+        256 * MIB, size(), "Bytes of one agent's records that are read and not settled, in total."
     )
     max_partition_unsettled: int = _reading(
-        10_000, _count(), "Records of one partition that are read and not settled; at this many no more are fetched."
+        10_000, count(), "Records of one partition that are read and not settled; at this many no more are fetched."
     )
     window: int = _reading(
         24_000,
-        _count(),
+        count(),
         "Records of one partition from the oldest unsettled one on, the settled ones behind it included; at this many "
         "no more are fetched.",
     )
     session_timeout: float = _reading(
-        45.0, _duration(), "A worker that the group has not heard from for this long loses its partitions."
+        45.0, duration(), "A worker that the group has not heard from for this long loses its partitions."
     )
     heartbeat_interval: float = _reading(
-        3.0, _duration(), "How often the group hears from a worker; at most a third of `session_timeout`."
+        3.0, duration(), "How often the group hears from a worker; at most a third of `session_timeout`."
     )
     fetch_max_wait: float = _reading(
-        0.1, _duration(), "How long a broker may wait for `fetch_min_bytes` to come together before it answers."
+        0.1, duration(), "How long a broker may wait for `fetch_min_bytes` to come together before it answers."
     )
     fetch_min_bytes: int = _reading(
-        1, _size(), "A broker answers at once when it has this much; more saves requests and costs time."
+        1, size(), "A broker answers at once when it has this much; more saves requests and costs time."
     )
     fetch_max_bytes: int = _reading(
-        50 * MIB, _size(), "The most that one answer of a broker holds, over all of its partitions."
+        50 * MIB, size(), "The most that one answer of a broker holds, over all of its partitions."
     )
     max_partition_fetch_bytes: int = _reading(
         MIB,
-        _size(),
+        size(),
         "The most of one partition in an answer. Every assigned partition may have as much waiting, on top of "
         "`max_bytes`. A larger record still comes, alone.",
     )
-    commit_interval: float = _settling(1.0, _duration(), "At most this long after a record is settled it is committed.")
-    commit_records: int = _settling(10_000, _count(), "A commit is due earlier when this many records are settled.")
+    commit_interval: float = _settling(1.0, duration(), "At most this long after a record is settled it is committed.")
+    commit_records: int = _settling(10_000, count(), "A commit is due earlier when this many records are settled.")
     drain_timeout: float = _settling(
         30.0,
-        _duration(zero=True),
+        duration(zero=True),
         "How long handlers that have started may go on when the worker stops or loses a partition; then they are "
         "cancelled.",
     )
     compression: str = _sending(
         "none",
-        _choice("none", "gzip", "snappy", "lz4", "zstd"),
+        choice("none", "gzip", "snappy", "lz4", "zstd"),
         "How batches of outputs are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`.",
     )
-    linger: float = _sending(
-        0.005, _duration(zero=True), "How long an output may wait for others to share its request."
-    )
-    batch_size: int = _sending(256 * KIB, _size(), "The largest batch of outputs for one partition.")
-    max_request_size: int = _sending(MIB, _size(), "The largest output; a larger one fails at stage `sink`.")
+    linger: float = _sending(0.005, duration(zero=True), "How long an output may wait for others to share its request.")
+    batch_size: int = _sending(256 * KIB, size(), "The largest batch of outputs for one partition.")
+    max_request_size: int = _sending(MIB, size(), "The largest output; a larger one fails at stage `sink`.")
     send_timeout: float = _sending(
         120.0,
-        _duration(),
+        duration(),
         "How long the brokers may take to acknowledge an output; then the producer is rebuilt and the output is sent "
         "again.",
     )
     http: str = _running(
         "127.0.0.1:9464",
-        (_parse_http, str),
+        (parse_http, str),
         "Where metrics and health are served, or `off`. If the default is taken, a free port is used and logged.",
     )
-    log_format: str = _running("text", _choice("text", "json"), "Logs for people (`text`) or for machines (`json`).")
+    log_format: str = _running("text", choice("text", "json"), "Logs for people (`text`) or for machines (`json`).")
     log_level: str = _running(
         "info",
-        _choice("debug", "info", "warning", "error"),
+        choice("debug", "info", "warning", "error"),
         "The least severe messages that are logged: `debug`, `info`, `warning` or `error`.",
     )
     stop_when_idle: float | None = _running(
         None,
-        (_optional_duration, lambda seconds: "" if seconds is None else show_duration(seconds)),
+        (optional_duration, lambda seconds: "" if seconds is None else show_duration(seconds)),
         "Exit 0 when everything that is assigned has been settled to its end for this long. Unset: run for ever.",
     )
     sources: Mapping[str, str] = field(

@@ -22,7 +22,8 @@ from streamkit.cli.signals import SIGNALLED
 from streamkit.cli.transports import transport_for
 from streamkit.errors import StreamkitError, UsageError
 from streamkit.runtime.waiting import unless
-from streamkit.settings import MIB, Settings
+from streamkit.setting_values import MIB
+from streamkit.settings import Settings
 
 
 class BadLine(StreamkitError):
