@@ -45,7 +45,7 @@ def dev(target: str, agents: tuple[str, ...], port: int | None, reload: bool | N
 
     def arguments(_number: int) -> list[str]:
         options = as_arguments(agents, {**settings, "brokers": broker.brokers})
-        return ["worker", "--one-broker", "--create-topics", *options, "--", target]
+        return ["worker", "--under-dev", "--create-topics", *options, "--", target]
 
     reloads = can_watch() if reload is None else reload
     supervised = Reloader(arguments, where) if reloads else Processes(arguments)

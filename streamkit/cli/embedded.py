@@ -45,7 +45,7 @@ class EmbeddedBroker:
     def __enter__(self) -> Self:
         binary = _binary()
         if accepts_connections(self.port):
-            raise RuntimeError(f"cannot start the embedded broker: port {self.port} is in use")
+            raise RuntimeError(f"cannot start the embedded broker: port {self.port} is in use; choose another")
         self._directory = Path(tempfile.mkdtemp(prefix="streamkit-embedded-"))
         try:
             self._process = self._spawn(binary, self._directory)

@@ -25,9 +25,9 @@ LAST_PORT = 65_535
 @click.option("--reload", is_flag=True, help="Start anew when the code changes.")
 @worker_options
 # What a supervisor asks of its children.
-@click.option("--number", type=int, default=0, hidden=True, help="Which of the processes this is.")
+@click.option("--nth", "number", type=int, default=0, hidden=True, help="Which of the processes this is.")
 @click.option("--check", is_flag=True, hidden=True, help="Only load the target.")
-@click.option("--one-broker", is_flag=True, hidden=True, help="The broker is that of `streamkit dev`.")
+@click.option("--under-dev", is_flag=True, hidden=True, help="The broker is that of `streamkit dev`.")
 def worker(
     target: str,
     agents: tuple[str, ...],
@@ -36,7 +36,7 @@ def worker(
     reload: bool,
     number: int,
     check: bool,
-    one_broker: bool,
+    under_dev: bool,
     **settings: str | None,
 ) -> None:
     """Run the agents of TARGET (module:app, or module) until stopped.
@@ -55,14 +55,14 @@ def worker(
 
     app = load_app(target)
     chosen = chosen_agents(app, agents)
-    if one_broker:  # which wants no login
+    if under_dev:  # whose broker wants no login
         resolved = Settings.load(settings, without_security(os.environ), without_security(app.given_settings))
     else:
         resolved = app.settings(settings, os.environ)
     resolved = replace(resolved, http=http_of(number, resolved))
     if check:
         return
-    topics = for_one_broker(app, target, resolved) if one_broker else app.topics.values()
+    topics = for_one_broker(app, target, resolved) if under_dev else app.topics.values()
     raise SystemExit(launch(app, chosen, topics, resolved, create_topics=create_topics))
 
 
@@ -97,7 +97,7 @@ def _supervise(
     options = [*as_arguments(agents, settings), *["--create-topics"] * create_topics]
 
     def arguments(number: int) -> list[str]:
-        return ["worker", *options, f"--number={number}", "--", target]
+        return ["worker", *options, f"--nth={number}", "--", target]
 
     if reload:
         require_watchfiles()

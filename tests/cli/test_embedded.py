@@ -41,7 +41,7 @@ def test_a_given_port_is_the_one_that_is_taken() -> None:
 def test_a_busy_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(RuntimeError, match=f"port {port} is in use"):
+        with pytest.raises(RuntimeError, match=f"port {port} is in use; choose another"):
             EmbeddedBroker(port).__enter__()
 
 

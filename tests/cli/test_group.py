@@ -50,7 +50,11 @@ def test_help_fits_on_a_screen_and_has_an_example(command: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "suggestion"),
-    [(("wroker", "x"), "Did you mean 'worker'?"), (("worker", "x", "--relaod"), "Did you mean --reload?")],
+    [
+        (("wroker", "x"), "Did you mean 'worker'?"),
+        (("worker", "x", "--relaod"), "Did you mean --reload?"),
+        (("worker", "x", "--broker=y"), "(Possible options: --brokers, --workers)"),  # and none that is hidden
+    ],
 )
 def test_what_was_meant_is_suggested(arguments: tuple[str, ...], suggestion: str) -> None:
     ended = CliRunner().invoke(group, arguments, prog_name="streamkit")
