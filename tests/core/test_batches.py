@@ -206,3 +206,14 @@ def test_a_partition_that_comes_back_waits_for_the_batch_that_still_runs() -> No
     assert (batches.take(0.0), batches.take_from(new, 0.0), batches.wait(0.0)) == (None, [], None)
     batches.release(old)
     assert (batches.orphans, batches.take(0.0)) == (0, (new, [1, 2]))
+
+
+def test_a_partition_has_one_batch_at_a_time() -> None:
+    batches: Batches[str, int] = Batches(2, 0.0)
+    line = batches.open("a")
+    batches.put_all(line, [1, 2], 0.0)
+    assert batches.take(0.0) == (line, [1, 2])
+    batches.put_all(line, [3, 4], 0.0)
+    assert (batches.take(0.0), batches.take_from(line, 0.0)) == (None, [])
+    batches.release(line)
+    assert batches.take(0.0) == (line, [3, 4])
