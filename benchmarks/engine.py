@@ -33,8 +33,7 @@ class Run:
         """Work until `done`, looked at every 5 ms. Raises RuntimeError when `progress` stands still for 30 s."""
         app = self._app
         transport = NotingTransport(self._settings, self)
-        agents, topics = list(app.agents.values()), list(app.topics.values())
-        worker = Worker(agents, topics, app.port, self._settings, transport, self.slots)
+        worker = Worker(app, self._settings, transport, self.slots)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(worker.run())
             try:

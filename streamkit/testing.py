@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -47,17 +46,7 @@ class AppUnderTest:
             partitions = topic.partitions or 1
             self._broker.create_topic(topic.name, partitions)
             self._partitioners[topic.name] = Partitioner(partitions)
-        self.worker = Worker(
-            list(app.agents.values()),
-            app.topics.values(),
-            app.port,
-            settings,
-            MemoryTransport(self._broker, settings),
-            WorkerSlots("test"),
-            timers=app.timers.values(),
-            lifespan=None if app.lifespan is None else functools.partial(app.lifespan, app),
-            on_error=app.on_error,
-        )
+        self.worker = Worker(app, settings, MemoryTransport(self._broker, settings), WorkerSlots("test"))
         self._running: asyncio.Task[None] | None = None
         self._told = False  # the test knows how the app has failed
 

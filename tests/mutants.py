@@ -50,6 +50,11 @@ LANES, LANES_TESTS = "streamkit/core/lanes.py", "tests/core/test_lanes.py"
 PARTITIONER, PARTITIONER_TESTS = "streamkit/core/partitioner.py", "tests/core/test_partitioner.py"
 RUNNER = "streamkit/runtime/runner.py"
 INTAKE, POOL = "streamkit/runtime/intake.py", "streamkit/runtime/pool.py"
+FLIGHTS, LOOPS = "streamkit/runtime/flights.py", "streamkit/runtime/loops.py"
+BATCHES, BATCHES_TESTS = "streamkit/core/batches.py", "tests/core/test_batches.py"
+BATCH_POOL, BATCH_POOL_TESTS = "streamkit/runtime/batch_pool.py", "tests/runtime/test_batch_pool.py"
+LOOPS_TESTS, APP_TESTS = "tests/runtime/test_loops.py", "tests/runtime/test_app_work.py"
+TIMERS, LIFESPAN = "streamkit/runtime/timers.py", "streamkit/runtime/lifespan.py"
 MEMBERSHIP, MEMBERSHIP_TESTS = "streamkit/runtime/membership.py", "tests/runtime/test_membership.py"
 COMMITTER, COMMITTER_TESTS = "streamkit/runtime/committer.py", "tests/runtime/test_committer.py"
 PUBLISHER, PUBLISHER_TESTS = "streamkit/runtime/publisher.py", "tests/runtime/test_publisher.py"
@@ -220,7 +225,7 @@ MUTANTS = [
     ),
     Mutant(
         "the framework's cancellation is taken for a failure",
-        POOL,
+        FLIGHTS,
         ' or flight.cancelled_by == "revoke"',
         "",
         MEMBERSHIP_TESTS,
@@ -254,6 +259,111 @@ MUTANTS = [
         "return self.membership.gate.is_set() and all(",
         "return self.membership.joined and all(",
         f"{WORKER_TESTS}::test_a_worker_is_not_idle_while_the_group_rebalances",
+    ),
+    Mutant(
+        "no orphan guard for batches",
+        BATCHES,
+        "            self._orphans.add(line.partition)\n",
+        "            pass\n",
+        BATCHES_TESTS,
+    ),
+    Mutant(
+        "two batches of a partition at a time",
+        BATCHES,
+        "if not line.items and not line.running and line.partition not in self._orphans:",
+        "if not line.items and line.partition not in self._orphans:",
+        BATCHES_TESTS,
+    ),
+    Mutant(
+        "a batch waits for more although no more can come",
+        BATCHES,
+        "if line.hurried or len(line.items) >= self._size:",
+        "if len(line.items) >= self._size:",
+        BATCH_POOL_TESTS,
+    ),
+    Mutant(
+        "what follows an undecodable record in its batch is forgotten",
+        BATCH_POOL,
+        "                    self.queue.put_back(line, deliveries[len(items) :])\n",
+        "                    pass\n",
+        BATCH_POOL_TESTS,
+    ),
+    Mutant(
+        "a batch is settled before what it has sent is acknowledged",
+        BATCH_POOL,
+        "        if not bundle.outputs:\n            self._settlement.note(bundle)",
+        "        if True:\n            self._settlement.note(bundle)",
+        BATCH_POOL_TESTS,
+    ),
+    Mutant(
+        "the failed records of a BatchError are settled with the others",
+        BATCH_POOL,
+        "[each for place, each in enumerate(deliveries) if place not in error.errors]",
+        "list(deliveries)",
+        BATCH_POOL_TESTS,
+    ),
+    Mutant(
+        "batches start after the lease",
+        BATCH_POOL,
+        "if now >= self._events.lease:",
+        "if False:",
+        f"{BATCH_POOL_TESTS}::test_a_complete_batch_waits_for_the_lease_without_keeping_the_loop_busy",
+    ),
+    Mutant(
+        "a loop's record is handled when it is handed out",
+        LOOPS,
+        "                    self._delivery = delivery\n",
+        "                    self._handled(delivery, now)\n",
+        LOOPS_TESTS,
+    ),
+    Mutant(
+        "a loop's record is settled before what it has sent is acknowledged",
+        LOOPS,
+        "        if not delivery.outputs:\n",
+        "        if True:\n",
+        LOOPS_TESTS,
+    ),
+    Mutant(
+        "a loop that ends early has ended well",
+        LOOPS,
+        'if how == "handled" and not self._line.halted:',
+        "if False:",
+        LOOPS_TESTS,
+    ),
+    Mutant(
+        "a loop goes on when its partition is given back",
+        LOOPS,
+        "while not self._line.halted:",
+        "while True:",
+        LOOPS_TESTS,
+    ),
+    Mutant(
+        "what a cancelled handler has sent settles its record",
+        FLIGHTS,
+        "    owner.handled = owner.failed = True\n",
+        "    owner.handled = True\n",
+        "tests/runtime/test_given_up.py",
+    ),
+    Mutant(
+        "late ticks of a timer are made up for",
+        TIMERS,
+        "due += timer.every * (1 + late // timer.every)",
+        "due += timer.every",
+        APP_TESTS,
+    ),
+    Mutant(
+        "a refused value is raised to its sender and fails its record as well",
+        PUBLISHER,
+        "                    self._acknowledged((item,))\n                    return\n",
+        "                    self._acknowledged((item,))\n",
+        APP_TESTS,
+    ),
+    Mutant(
+        "agents begin although the lifespan has not",
+        LIFESPAN,
+        "return bool(await unless(stopping, self._entered.wait()))",
+        "return True",
+        APP_TESTS,
     ),
     *(Mutant(*parts) for parts in WORKAROUNDS),
 ]

@@ -15,12 +15,11 @@ def worker_of(app: App, brokers: str, *, agents: Collection[str], stop_when_idle
     """A worker without HTTP that runs those agents, perhaps none; missing topics are created."""
     settings = app.settings({"brokers": brokers, "stop_when_idle": stop_when_idle}, os.environ)
     return Worker(
-        [app.agents[name] for name in agents],
-        app.topics.values(),
-        app.port,
+        app,
         settings,
         transport_for(settings),
         WorkerSlots("flights"),
+        agents=[app.agents[name] for name in agents],
         create_topics=True,
     )
 

@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from typing import Any
 
 from streamkit.agent import Agent
@@ -51,18 +50,7 @@ def launch(
     except ConfigurationError as error:
         report(error)
         return error.exit_code
-    worker = Worker(
-        agents,
-        topics,
-        app.port,
-        settings,
-        transport,
-        slots,
-        create_topics=create_topics,
-        timers=app.timers.values(),
-        lifespan=None if app.lifespan is None else partial(app.lifespan, app),
-        on_error=app.on_error,
-    )
+    worker = Worker(app, settings, transport, slots, agents=agents, topics=topics, create_topics=create_topics)
 
     def end_now(code: int) -> None:
         logging.shutdown()

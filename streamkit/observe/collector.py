@@ -166,5 +166,5 @@ def _assigned(agents: Sequence[AgentSlots]) -> Metric:
 
 
 def _agent_labels(agent: AgentSlots) -> tuple[str, str, str]:
-    # Outcomes and durations are kept per agent, and an agent has one topic.
-    return (agent.group, agent.agent, agent.topics[0])
+    # Outcomes and durations are kept per agent, so those of an agent of several topics belong to all of them.
+    return (agent.group, agent.agent, ",".join(agent.topics))

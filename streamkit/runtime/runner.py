@@ -30,7 +30,7 @@ from streamkit.transport.base import Admin, LogRange, Transport
 
 log = logging.getLogger(__name__)
 
-OnError = Callable[[BaseException, Record[Any, Any] | None], None]
+OnError = Callable[[BaseException, Record[Any, Any] | None], object]
 
 WATCH_EVERY = 0.25
 GONE_AFTER = 3.0  # as often a missing topic is looked for, not at once: metadata may be wrong for a moment (R32)

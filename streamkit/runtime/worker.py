@@ -8,7 +8,8 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from streamkit.agent import Agent
 from streamkit.errors import ConfigurationError, MissingTopic, RecordFailed, TransportError, UserCodeFailed
@@ -33,34 +34,49 @@ RETRY_FIRST, RETRY_LAST = 0.5, 5.0
 CREATED_WITHIN = 10.0  # until every broker knows of a new topic
 
 
+class Declared(Protocol):
+    """What a worker needs of an app."""
+
+    @property
+    def agents(self) -> Mapping[str, Agent[Any, Any]]: ...
+    @property
+    def topics(self) -> Mapping[str, Topic[Any, Any]]: ...
+    @property
+    def timers(self) -> Mapping[str, Timer]: ...
+    @property
+    def lifespan(self) -> Callable[[Any], AbstractAsyncContextManager[Any]] | None: ...
+    @property
+    def on_error(self) -> OnError | None: ...
+    @property
+    def port(self) -> PortHolder: ...
+
+
 class Worker:
     """Runs agents until stopped, or until one of them fails: then the others are drained and the failure is raised."""
 
     def __init__(
         self,
-        agents: Sequence[Agent[Any, Any]],
-        topics: Collection[Topic[Any, Any]],
-        port: PortHolder,
+        app: Declared,
         settings: Settings,
         transport: Transport,
         slots: WorkerSlots,
         *,
+        agents: Collection[Agent[Any, Any]] | None = None,
+        topics: Collection[Topic[Any, Any]] | None = None,
         create_topics: bool = False,
-        timers: Collection[Timer] = (),
-        lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
-        on_error: OnError | None = None,
     ) -> None:
-        """`topics` are those that must exist: of the agents, and others that are sent to."""
-        self._agents = agents
-        self._topics = {topic.name: topic for topic in topics}
-        self._port = port
+        """`agents` and `topics` are all of the app's unless given. Topics are those that must exist: of the agents, and
+        others that are sent to."""
+        self._agents = app.agents.values() if agents is None else agents
+        self._topics = {topic.name: topic for topic in (app.topics.values() if topics is None else topics)}
+        self._port = app.port
         self._settings = settings
         self._transport = transport
         self._slots = slots
         self._create_topics = create_topics
-        self._timers = timers
-        self._lifespan = Lifespan(lifespan, port, self.fail)
-        self._on_error = on_error
+        self._timers = app.timers.values()
+        self._lifespan = Lifespan(app.lifespan and partial(app.lifespan, app), app.port, self.fail)
+        self._on_error = app.on_error
         self._runners: list[Runner] = []
         self._stopping = asyncio.Event()
         self._begun = False

@@ -192,3 +192,28 @@ def test_a_release_without_a_batch_changes_nothing() -> None:
     batches.release(line)
     assert batches.take(0.0) == (line, [1])
     assert batches.take(0.0) is None
+
+
+def test_a_partition_that_comes_back_waits_for_the_batch_that_still_runs() -> None:
+    batches: Batches[str, int] = Batches(2, 0.0)
+    old = batches.open("a")
+    batches.put_all(old, [1, 2, 3], 0.0)
+    assert batches.take(0.0) == (old, [1, 2])
+    batches.close(old)
+    assert batches.orphans == 1
+    new = batches.open("a")
+    batches.put_all(new, [1, 2], 0.0)
+    assert (batches.take(0.0), batches.take_from(new, 0.0), batches.wait(0.0)) == (None, [], None)
+    batches.release(old)
+    assert (batches.orphans, batches.take(0.0)) == (0, (new, [1, 2]))
+
+
+def test_a_partition_has_one_batch_at_a_time() -> None:
+    batches: Batches[str, int] = Batches(2, 0.0)
+    line = batches.open("a")
+    batches.put_all(line, [1, 2], 0.0)
+    assert batches.take(0.0) == (line, [1, 2])
+    batches.put_all(line, [3, 4], 0.0)
+    assert (batches.take(0.0), batches.take_from(line, 0.0)) == (None, [])
+    batches.release(line)
+    assert batches.take(0.0) == (line, [3, 4])

@@ -152,7 +152,7 @@ async def run(brokers: str, source: str, directory: Path, seed: int, concurrency
 
     settings = app.settings({"brokers": brokers}, {})
     transport = WatchedTransport(settings, ledger)
-    worker = Worker(list(app.agents.values()), [records, copies], app.port, settings, transport, WorkerSlots("test"))
+    worker = Worker(app, settings, transport, WorkerSlots("test"))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     try:
         await worker.run()

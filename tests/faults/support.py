@@ -176,14 +176,7 @@ class RunningWorker:
     def __init__(self, app: App, transport: Callable[[Any], Transport], settings: dict[str, str]) -> None:
         self.settings = app.settings(settings, {})
         self.slots = WorkerSlots("test")
-        self.worker = Worker(
-            list(app.agents.values()),
-            list(app.topics.values()),
-            app.port,
-            self.settings,
-            transport(self.settings),
-            self.slots,
-        )
+        self.worker = Worker(app, self.settings, transport(self.settings), self.slots)
         self.task = asyncio.ensure_future(self.worker.run())
 
     @property

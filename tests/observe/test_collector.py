@@ -75,6 +75,19 @@ def test_durations_are_cumulative_and_a_bound_belongs_to_its_bucket() -> None:
     assert total == pytest.approx(90.2021)
 
 
+def test_what_an_agent_of_several_topics_does_is_counted_for_all_of_them_together() -> None:
+    slots = WorkerSlots("1.2.3")
+    agent = slots.agent("charge", "billing.charge", ("orders", "returns"), 8)
+    agent.consumed["returns"] = 5
+    agent.processed_success = 5
+    with observing(slots) as observer:
+        samples = scrape(observer)
+    processed = "streamkit_records_processed_total"
+    assert samples[series(processed, **CHARGE, topic="orders,returns", result="success")] == 5
+    assert samples[series("streamkit_records_consumed_total", group="billing.charge", topic="returns")] == 5
+    assert samples[series("streamkit_records_consumed_total", group="billing.charge", topic="orders")] == 0
+
+
 def test_a_worker_without_agents_has_only_its_version() -> None:
     with observing(WorkerSlots("1.2.3")) as observer:
         assert scrape(observer) == {series("streamkit_worker_info", version="1.2.3"): 1}

@@ -170,19 +170,7 @@ class Working:
     def __init__(self, world: World, app: App, settings: Settings, **options: Any) -> None:
         self.slots = WorkerSlots("test")
         self.transport = JudgedTransport(world, settings)
-        agents, topics = list(app.agents.values()), list(app.topics.values())
-        self.worker = Worker(
-            agents,
-            topics,
-            app.port,
-            settings,
-            self.transport,
-            self.slots,
-            timers=app.timers.values(),
-            lifespan=None if app.lifespan is None else functools.partial(app.lifespan, app),
-            on_error=app.on_error,
-            **options,
-        )
+        self.worker = Worker(app, settings, self.transport, self.slots, **options)
         self.task = asyncio.ensure_future(self.worker.run())
 
     @property

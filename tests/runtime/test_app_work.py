@@ -189,9 +189,10 @@ async def test_a_lifespan_that_ignores_its_cancellation_is_abandoned() -> None:
                 continue
 
     living.end = end  # type: ignore[method-assign]
+    working = Working(world, living.app, world.settings)
+    await working.joined()
     with pytest.raises(StreamkitError, match="the lifespan of the app did not end within"):
-        async with world.working(living.app) as working:
-            await working.joined()
+        await working.stopped()
     assert working.worker.abandoned == 1
     let_go.set()
 
@@ -559,11 +560,12 @@ async def test_who_waits_for_a_value_that_is_still_unacknowledged_at_the_end_is_
     app = App("test")
     out = app.topic("out", value=bytes)
     world.broker.faults.acknowledgements.close()
+    working = Working(world, app, world.settings)
+    await working.joined()
+    waiting = asyncio.create_task(out.send_and_wait(b"x"))
+    await asyncio.sleep(1)
     with pytest.raises(TransportError, match="not acknowledged within"):
-        async with world.working(app) as working:
-            await working.joined()
-            waiting = asyncio.create_task(out.send_and_wait(b"x"))
-            await asyncio.sleep(1)
+        await working.stopped()
     await asyncio.wait([waiting], timeout=60)
     assert waiting.done(), "it waits for ever"
     assert "the worker has stopped before" in str(waiting.exception())
