@@ -69,7 +69,7 @@ class BatchPool:
         pass
 
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
-        self.queue.put_all(mine.track, deliveries, asyncio.get_running_loop().time())
+        self.queue.put_all(mine.part, deliveries, asyncio.get_running_loop().time())
 
     def full(self, partition: TopicPartition) -> None:
         if self.queue.hurry(partition):

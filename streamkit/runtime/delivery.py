@@ -28,23 +28,23 @@ class AssignedPartition:
         "emitter",
         "flights",
         "outputs",
+        "part",
         "partition",
         "settling",
         "skip",
-        "track",
         "window",
     )
 
     def __init__(
         self,
         partition: TopicPartition,
-        track: Any,
+        part: Any,
         start: CommittedOffset,
         skip: SkipList | None,
         emitter: Emitter,
     ) -> None:
         self.partition = partition
-        self.track = track  # its part of the agent's lanes, or of its batches
+        self.part = part  # of the agent's queue: a Track of lanes, or a Line of batches
         self.window = OffsetWindow(start.offset)
         self.committed = start  # what the group is known to have stored
         self.skip = skip  # settled before the last restart

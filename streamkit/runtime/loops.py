@@ -92,7 +92,7 @@ class Loops:
         self._crew.start(work, context=loop.context)
 
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
-        self.queue.put_all(mine.track, deliveries, 0.0)
+        self.queue.put_all(mine.part, deliveries, 0.0)
 
     def full(self, partition: TopicPartition) -> None:
         pass
@@ -118,7 +118,7 @@ class Loop:
     ) -> None:
         self._agent = agent
         self._mine = mine
-        self._line: Line[TopicPartition, Delivery] = mine.track
+        self._line: Line[TopicPartition, Delivery] = mine.part
         self._line.on_halt = self.wake
         self._queue = queue
         self._decode = decode

@@ -40,8 +40,8 @@ class Queue(Protocol):
         """The partition's part of it."""
         ...
 
-    def halt(self, track: Any, running: Iterable[Any], /) -> None: ...
-    def close(self, track: Any, running: Iterable[Any], /) -> None: ...
+    def halt(self, part: Any, running: Iterable[Any], /) -> None: ...
+    def close(self, part: Any, running: Iterable[Any], /) -> None: ...
 
 
 class Membership:
@@ -265,8 +265,8 @@ class Membership:
         return bounds.start if self._agent.on_gap == "earliest" else bounds.end
 
     def _open(self, partition: TopicPartition, start: CommittedOffset, skip: SkipList | None) -> AssignedPartition:
-        track = self._queue.open(partition)
-        mine = self.partitions[partition] = AssignedPartition(partition, track, start, skip, self._emitter)
+        part = self._queue.open(partition)
+        mine = self.partitions[partition] = AssignedPartition(partition, part, start, skip, self._emitter)
         self._opened(mine)
         return mine
 
@@ -280,7 +280,7 @@ class Membership:
     def _halt(self, partitions: Iterable[AssignedPartition]) -> None:
         for mine in partitions:
             if not mine.window.closed:
-                self._queue.halt(mine.track, mine.running)
+                self._queue.halt(mine.part, mine.running)
 
     async def _drain(self, partitions: Collection[AssignedPartition]) -> None:
         if await self._until_quiet(partitions, self._settings.drain_timeout):
@@ -309,7 +309,7 @@ class Membership:
             if not mine.window.closed:
                 mine.window.closed = True
                 self._left[mine.partition] = mine.window.committable
-                self._queue.close(mine.track, mine.running)
+                self._queue.close(mine.part, mine.running)
                 del self.partitions[mine.partition]
         self._slots.assigned = frozenset(self.partitions)
 

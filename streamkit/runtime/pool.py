@@ -88,7 +88,7 @@ class Pool:
         pass
 
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
-        self.queue.put_all(mine.track, deliveries)
+        self.queue.put_all(mine.part, deliveries)
 
     def full(self, partition: TopicPartition) -> None:
         pass
@@ -160,7 +160,7 @@ class Pool:
                 done += 1
                 delivery.handled = True
                 mine = delivery.partition
-                release(mine.track, delivery)
+                release(mine.part, delivery)
                 if not delivery.outputs:
                     mine.settling.append(delivery.sequence)
                     mine.bytes -= delivery.size
@@ -203,7 +203,7 @@ class Pool:
         """The handler has returned, its outputs are queued: the key goes on. A late result of a closed window only
         ends what blocked that key."""
         delivery.handled = True
-        self.queue.release(delivery.partition.track, delivery)
+        self.queue.release(delivery.partition.part, delivery)
         self._slots.processed_success += 1
         if not delivery.outputs:
             self._settlement.note(delivery)
@@ -214,7 +214,7 @@ class Pool:
         """Cancelled by a revoke or stop: not handled, not settled, to be run again by whoever has the partition."""
         note_late_error(self._agent.name, error)
         give_up(delivery)
-        self.queue.release(delivery.partition.track, delivery)
+        self.queue.release(delivery.partition.part, delivery)
         self._slots.processed_cancelled += 1
         self._events.progressed()
 
