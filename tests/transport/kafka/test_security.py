@@ -481,7 +481,7 @@ def test_a_worker_needs_no_more_permissions_than_the_page_says(secured: SecuredK
     secured.kafka.permit(LIMITED, "Write", "--topic", f"{made.source}.sink")
     ended = made.run(given, *options)
     assert ended.code == 0, ended.errors
-    assert "passes_on 1 records" in ended.errors
+    assert "records handled: passes_on 1 " in ended.errors
 
 
 # Clients in the middle of their work
