@@ -41,4 +41,4 @@ class BatchError(Exception):
             raise ValueError("BatchError names no failed record: return, if all of the batch was handled")
         self.errors = dict(sorted(errors.items()))
         first, error = next(iter(self.errors.items()))
-        super().__init__(f"{len(self.errors)} records failed, the first at {first}: {type(error).__name__}: {error}")
+        super().__init__(f"{len(self.errors)} failed, the first at {first}: {type(error).__name__}: {error}")

@@ -233,7 +233,7 @@ def test_a_batch_error_that_cannot_be_is_refused(errors: Any, says: str) -> None
 def test_a_batch_error_says_what_failed_first() -> None:
     error = BatchError({3: KeyError("x"), 1: ValueError("no")})
     assert list(error.errors) == [1, 3]
-    assert str(error) == "2 records failed, the first at 1: ValueError: no"
+    assert str(error) == "2 failed, the first at 1: ValueError: no"
 
 
 def test_agents_of_batches_and_loops_are_called_as_their_handlers() -> None:

@@ -257,7 +257,7 @@ BATCHES = [
     (
         names_a_place_that_is_none,
         "handle",
-        "BatchError: 1 records failed, the first at 5: ValueError: bad row",
+        "BatchError: 1 failed, the first at 5: ValueError: bad row",
         ("The batch had 1 records: there is no place 5.",),
     ),
     (
