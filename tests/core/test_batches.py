@@ -217,3 +217,39 @@ def test_a_partition_has_one_batch_at_a_time() -> None:
     assert (batches.take(0.0), batches.take_from(line, 0.0)) == (None, [])
     batches.release(line)
     assert batches.take(0.0) == (line, [3, 4])
+
+
+def test_what_is_put_back_begins_the_next_batch_at_once() -> None:
+    batches: Batches[str, int] = Batches(3, 60.0)
+    line = batches.open("a")
+    batches.put_all(line, [1, 2, 3], 0.0)
+    assert batches.take(0.0) == (line, [1, 2, 3])
+    batches.put_back(line, [2, 3])
+    assert (batches.waiting, batches.take(0.0)) == (2, None)
+    batches.release(line)
+    assert batches.take(0.0) == (line, [2, 3])
+    batches.release(line)
+    assert (batches.waiting, batches.take(60.0), batches.wait(0.0)) == (0, None, None)
+
+
+def test_what_waits_in_a_partition_that_gets_no_more_is_complete() -> None:
+    batches: Batches[str, int] = Batches(3, 60.0)
+    line = batches.open("a")
+    batches.hurry("a")  # nothing waits: the next batch may wait for more
+    batches.put_all(line, [1], 0.0)
+    assert batches.take(0.0) is None
+    batches.hurry("a")
+    assert batches.take(0.0) == (line, [1])
+    batches.put_all(line, [2], 0.0)
+    batches.release(line)
+    assert batches.take(0.0) is None
+
+
+def test_an_orphan_ends_whether_or_not_its_partition_has_come_back() -> None:
+    batches: Batches[str, int] = Batches(2, 0.0)
+    line = batches.open("a")
+    batches.put_all(line, [1], 0.0)
+    assert batches.take(0.0) == (line, [1])
+    batches.close(line)
+    batches.release(line)
+    assert (batches.orphans, batches.take(0.0)) == (0, None)
