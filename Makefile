@@ -1,12 +1,13 @@
 # `make` lists the targets. Whatever runs prints the seconds it took. VENV=path uses another virtual environment,
-# PYTHON=python3.x another interpreter, ARGS="-k word" goes to pytest.
+# PYTHON=python3.x another interpreter, ARGS="-k word" goes to pytest, which `make test` runs in PROCESSES=2 processes.
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+PROCESSES ?= 2
 BIN := $(VENV)/bin
 CODE := streamkit apps benchmarks deploy tests
-BENCHMARKS := throughput concurrency memory shapes
+BENCHMARKS := throughput concurrency memory shapes retries
 CHECKS := ruff format mypy basedpyright imports typing
 
 # $(call stage,name,command): run the command, print its seconds, keep its exit code.
@@ -33,7 +34,7 @@ demo: setup ## real flights through agents on an embedded broker; KEEP=1 keeps i
 test: setup ## all tests; with Java 17 and Maven also on a genuine Kafka
 	$(call stage,jars of Kafka,$(BIN)/python -m tests.kafka.server --fetch)
 	$(call stage,promtool,$(BIN)/python -m tests.deploy.prometheus --fetch)
-	$(call stage,tests,$(BIN)/python -m pytest $(ARGS))
+	$(call stage,tests,$(BIN)/python -m pytest -n $(PROCESSES) --no-loadscope-reorder $(ARGS))
 	@$(MAKE) --no-print-directory coverage
 
 coverage: setup ## the tests of streamkit/core cover every line and branch of it

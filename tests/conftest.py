@@ -1,16 +1,19 @@
-"""Brokers shared by the whole run, a check that no thread outlives its test, and one line on what was skipped."""
+"""Brokers shared by the whole run, how it is divided, a check on threads, and one line on what was skipped."""
 
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from streamkit.cli.embedded import EmbeddedBroker
 from tests.kafka.required import required
 from tests.kafka.server import ExistingKafka, GenuineKafka, genuine_kafka
 
 THREAD_ENDS_SECONDS = 5.0
+ON_KAFKA = ("tests/faults/", "tests/kafka/", "tests/transport/", "tests/cli/test_send.py::test_lines_arrive_on_kafka")
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +57,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             parameters = item.callspec.id.split("-") if hasattr(item, "callspec") else []
             if "genuine" in [*item.fixturenames, *parameters]:
                 item.add_marker("genuine")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How `make test` divides the tests among processes."""
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = _stays_together
+    return scheduler
+
+
+def _stays_together(nodeid: str) -> str:
+    """The name of what runs in the same process, one test at a time.
+
+    All on the genuine Kafka do: it is started once, and no two of those that measure time disturb each other. So does
+    each other file.
+    """
+    on_kafka = nodeid.startswith(ON_KAFKA) or "[genuine" in nodeid
+    return "on Kafka" if on_kafka else nodeid.partition("::")[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

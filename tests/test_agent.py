@@ -10,6 +10,7 @@ from typing import Any, Never
 import pytest
 
 from streamkit import Agent, App, DeclarationError, Output, Record, Topic
+from tests.ids import without_address
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def logged(handler: Callable[[Order], Awaitable[None]]) -> Callable[[Order], Awa
         (functools.partial(with_database, "db"), None),
         (logged(wider), None),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_handlers_of_every_kind_are_accepted(handler: Any, sink: Topic[Any, Any] | None) -> None:
     assert declare(handler, sink=sink, name="x").shape == "value"

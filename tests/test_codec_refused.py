@@ -11,6 +11,7 @@ import pytest
 
 from streamkit import App
 from streamkit.errors import DeclarationError
+from tests.ids import without_address
 
 INSTEAD = "cannot be decoded from JSON: use a dataclass, an attrs class, a msgspec.Struct, a TypedDict, a pydantic "
 
@@ -93,7 +94,7 @@ class Dog(msgspec.Struct):
         (Untyped, "Untyped, field 'id' has no annotation: write `id: int`"),
         (Callable[[int], int], "not a type"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_a_type_that_cannot_be_is_refused_naming_the_topic(value: Any, told: str) -> None:
     with pytest.raises(DeclarationError, match=f"^topic 'orders', value: .*({told})"):
