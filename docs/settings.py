@@ -43,6 +43,11 @@ How outputs go out. The defaults favour latency: an output leaves at once when n
 batch. For throughput over a slow network, set `compression` (`lz4` costs little, `zstd` saves most) and a larger
 `linger`. Where a topic's own `max.message.bytes` is lower than `max_request_size`, it counts.
 """,
+    "breaker": """\
+When so much fails that it cannot be the fault of the records, an agent's breaker opens. While it is open, records that
+fail wait in their places, neither retried nor dead-lettered, nothing else starts, and single records are tried until
+some succeed. Agents with `retry` or `dead_letter` have one, each its own.
+""",
     "running": """\
 The worker itself.
 """,

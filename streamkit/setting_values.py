@@ -42,6 +42,20 @@ def count(minimum: int = 1) -> tuple[Parse, Show]:
     return parse, lambda number: f"{number:,}".replace(",", "_")
 
 
+def ratio() -> tuple[Parse, Show]:
+    return _parse_ratio, str
+
+
+def _parse_ratio(raw: Any) -> float:
+    if not (_DECIMAL.fullmatch(raw) if isinstance(raw, str) else type(raw) in (int, float)):
+        raise ValueError('not a number: write "0.5"')
+    number: float = float(raw) if isinstance(raw, str) else raw
+    if not 0 < number <= 1:  # NaN is neither
+        raise ValueError("must be more than 0 and at most 1")
+    return float(number)
+
+
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
 _WHOLE = re.compile(r"-?[0-9][0-9_]*", re.ASCII)
 _SIZE = re.compile(r"([0-9][0-9_]*)\s*(KiB|MiB|GiB|)", re.ASCII)
 _SIZE_UNITS = {"": 1, "KiB": KIB, "MiB": MIB, "GiB": 1024 * MIB}

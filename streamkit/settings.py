@@ -33,6 +33,7 @@ from streamkit.setting_values import (
     parse_secret,
     parse_text,
     parse_token_source,
+    ratio,
     size,
 )
 
@@ -40,7 +41,7 @@ PREFIX = "STREAMKIT_"
 # Read by the tests, not by workers.
 TEST_PREFIX = "STREAMKIT_TEST_"
 
-SettingValue = str | int | timedelta | PathLike[str] | Secret | Sequence[str] | TokenSource | None
+SettingValue = str | int | float | timedelta | PathLike[str] | Secret | Sequence[str] | TokenSource | None
 
 
 def _setting(group: str, default: Any, how: tuple[Parse, Show], doc: str, *, secret: bool = False) -> Any:
@@ -49,8 +50,9 @@ def _setting(group: str, default: Any, how: tuple[Parse, Show], doc: str, *, sec
     return field(default=default, metadata=metadata)
 
 
-_connection, _security, _reading, _settling, _sending, _running = (
-    partial(_setting, group) for group in ("connection", "security", "reading", "settling", "sending", "running")
+_connection, _security, _reading, _settling, _sending, _breaker, _running = (
+    partial(_setting, group)
+    for group in ("connection", "security", "reading", "settling", "sending", "breaker", "running")
 )
 
 
@@ -177,6 +179,25 @@ class Settings:
         "How long the brokers may take to acknowledge an output; then the producer is rebuilt and the output is sent "
         "again.",
     )
+    breaker_failures: int = _breaker(
+        100,
+        count(0),
+        "It opens at this many failures: in a row, or of records that fail for the first time within `breaker_window`. "
+        "`0`: there is none.",
+    )
+    breaker_keys: int = _breaker(
+        10,
+        count(),
+        "A row opens it only if at least this many keys have begun to fail in it: keys that go on failing, and fall "
+        "behind the others, make no row.",
+    )
+    breaker_ratio: float = _breaker(
+        0.5,
+        ratio(),
+        "Failures within `breaker_window` open it, whatever their keys, when they are at least this part of them and "
+        "of all successes. A record counts when it fails for the first time only.",
+    )
+    breaker_window: float = _breaker(30.0, duration(), "How far back failures that are not in a row are counted.")
     http: str = _running(
         "127.0.0.1:9464",
         (parse_http, str),

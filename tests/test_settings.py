@@ -113,6 +113,11 @@ def test_sources_is_not_a_setting() -> None:
         ("fetch_max_wait", "250ms", 0.25),
         ("allow_plaintext_password", "true", True),
         ("allow_plaintext_password", "false", False),
+        ("breaker_failures", "0", 0),
+        ("breaker_keys", "1", 1),
+        ("breaker_ratio", "0.25", 0.25),
+        ("breaker_ratio", "1", 1.0),
+        ("breaker_window", "1m", 60.0),
     ],
 )
 def test_values_are_read_from_text(name: str, text: str, value: object) -> None:
@@ -125,6 +130,8 @@ def test_values_are_read_from_text(name: str, text: str, value: object) -> None:
         ("brokers", ["a:1", "b:2"], ("a:1", "b:2")),
         ("commit_interval", timedelta(seconds=2), 2.0),
         ("max_bytes", 4_096, 4_096),
+        ("breaker_ratio", 0.01, 0.01),
+        ("breaker_ratio", 1, 1.0),
     ],
 )
 def test_the_app_may_give_python_values(name: str, value: SettingValue, field: object) -> None:
@@ -152,6 +159,17 @@ def test_the_app_may_give_python_values(name: str, value: SettingValue, field: o
         ("security_protocol", "ssl"),
         ("sasl_mechanism", "GSSAPI"),
         ("ssl_check_hostname", "no"),
+        ("breaker_failures", "-1"),
+        ("breaker_keys", "0"),
+        ("breaker_window", "0s"),
+        ("breaker_ratio", "0"),
+        ("breaker_ratio", "0.0"),
+        ("breaker_ratio", "-0.5"),
+        ("breaker_ratio", "1.01"),
+        ("breaker_ratio", "50%"),
+        ("breaker_ratio", "nan"),
+        ("breaker_ratio", "inf"),
+        ("breaker_ratio", "1e-1"),
     ],
 )
 def test_bad_values_are_refused_by_name(name: str, text: str) -> None:
@@ -166,6 +184,11 @@ def test_values_of_other_types_are_refused_by_name(name: str, value: SettingValu
         return
     shown = "***" if name in SECRETS else repr(value)
     assert refusal(app={name: value}).startswith(f"{name}={shown} (App(...)): ")
+
+
+@pytest.mark.parametrize("value", [0, -1, 2, 10**400, float("nan"), float("inf"), 1.0000001])
+def test_a_ratio_is_a_part_of_a_whole(value: float) -> None:
+    assert refusal(app={"breaker_ratio": value}).endswith(": must be more than 0 and at most 1")
 
 
 def test_a_request_must_end_before_the_session_does() -> None:
