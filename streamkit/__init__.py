@@ -18,6 +18,7 @@ from streamkit.errors import (
     UserCodeFailed,
 )
 from streamkit.record import Headers, Output, Record, RecordMetadata, TopicPartition
+from streamkit.retry import Reject, Retry, RetryLater, Skip
 from streamkit.settings import Settings
 from streamkit.stream import Stream
 from streamkit.topic import Topic
@@ -39,7 +40,11 @@ __all__ = [
     "Record",
     "RecordFailed",
     "RecordMetadata",
+    "Reject",
+    "Retry",
+    "RetryLater",
     "Settings",
+    "Skip",
     "Stream",
     "StreamkitError",
     "Topic",

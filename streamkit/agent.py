@@ -1,11 +1,12 @@
 """What `App.agent` leaves behind, and the types of the decorators that it returns."""
 
-from collections.abc import AsyncIterable, Callable, Coroutine, Hashable, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Never, Protocol, TypeVar, final, overload
 
 from streamkit.batch import Batch
 from streamkit.record import Output, Record
+from streamkit.retry import Retry, tier_topics
 from streamkit.shapes import Item, Shape
 from streamkit.stream import Stream
 from streamkit.topic import Topic
@@ -43,6 +44,13 @@ class Agent(Generic[In_contra, R_co]):
     timeout: float | None  # seconds
     start_from: StartFrom
     on_gap: OnGap
+    retry: Retry | None
+    dead_letters: Mapping[str, str]  # the dead letter topic of each source topic, by name; empty: none
+
+    @property
+    def tier_topics(self) -> dict[str, str]:
+        """The source topic of each retry tier, by the tier's name; those of a source in their order."""
+        return {tier: topic.name for topic in self.topics for tier in tier_topics(topic.name, self.group, self.retry)}
 
     def __call__(self, argument: In_contra, /) -> R_co:
         return self.handler(argument)

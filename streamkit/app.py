@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
@@ -22,14 +22,16 @@ from streamkit.agent import (
 )
 from streamkit.batch import Batch
 from streamkit.checks import one_of, optional, positive, seconds, valid_name, valid_topic_name
-from streamkit.codec import Codec, codec_for, key_codec_for
+from streamkit.codec import Codec, check_codec, codec_for, key_codec_for
 from streamkit.durations import Duration
 from streamkit.errors import DeclarationError
 from streamkit.record import UNSET, Record
+from streamkit.retry import Retry
 from streamkit.settings import Settings, SettingValue, check_app_settings, hidden
 from streamkit.shapes import Ends, Shape, check_shape, read_signature
 from streamkit.timer import Timer
 from streamkit.topic import PortHolder, Topic
+from streamkit.topic_names import Claim, DeadLetter, TopicNames, brought, dead_letters, declared
 
 if TYPE_CHECKING:
     from streamkit.testing import AppUnderTest
@@ -46,8 +48,8 @@ class App:
 
     `lifespan` is an async context manager around the work of a worker, called with the app: entered before the agents
     begin and left after they have ended; what it yields is `app.state`. `on_error` is called with each error that stops
-    the worker and the record that it happened on, if any; it must not be async, and is for reporting: what it raises is
-    logged.
+    the worker or makes a dead letter, and the record that it happened on, if any; it must not be async, and is for
+    reporting: what it raises is logged.
 
     `brokers` and any other setting of docs/settings.md may be given here; the environment and the command line win over
     them. Raises ConfigurationError for a setting that does not exist or has a bad value.
@@ -71,6 +73,7 @@ class App:
         self._topics: dict[str, Topic[Any, Any]] = {}
         self._agents: dict[str, Agent[Any, Any]] = {}
         self._timers: dict[str, Timer] = {}
+        self._names = TopicNames()
 
     @property
     def state(self) -> Any:
@@ -146,12 +149,14 @@ class App:
         or a type that cannot be.
         """
         label = f"topic {name!r}"
+        if codec is not None:
+            _declared(f"{label}, codec", check_codec, codec)
         topic: Topic[Any, Any] = Topic(
             name=valid_topic_name(name),
             key_type=key,
             value_type=value,
             key_codec=_declared(f"{label}, key", key_codec_for, key),
-            value_codec=_declared(f"{label}, value", codec_for, value, _valid_codec(label, codec)),
+            value_codec=_declared(f"{label}, value", codec_for, value, codec),
             partitions=optional(positive, f"{label}, partitions", partitions),
             replication=optional(positive, f"{label}, replication", replication),
             retention=optional(seconds, f"{label}, retention", retention),
@@ -159,6 +164,7 @@ class App:
             codec=codec,
             app_port=self.port,
         )
+        self._names.claim(declared(name))
         known = self._topics.setdefault(name, topic)
         if known is not topic:
             _same_declaration(known, topic)
@@ -174,6 +180,8 @@ class App:
         name: str | None = None,
         group: str | None = None,
         concurrency: int | None = None,
+        retry: Retry | None = None,
+        dead_letter: DeadLetter | None = None,
         timeout: Duration | None = None,
         start_from: StartFrom = "earliest",
         on_gap: OnGap = "stop",
@@ -187,6 +195,8 @@ class App:
         name: str | None = None,
         group: str | None = None,
         concurrency: int | None = None,
+        retry: Retry | None = None,
+        dead_letter: DeadLetter | None = None,
         timeout: Duration | None = None,
         start_from: StartFrom = "earliest",
         on_gap: OnGap = "stop",
@@ -201,6 +211,8 @@ class App:
         group: str | None = None,
         concurrency: int | None = None,
         order_by: OrderBy | Callable[[Record[K, V]], Hashable] | None = None,
+        retry: Retry | None = None,
+        dead_letter: DeadLetter | None = None,
         timeout: Duration | None = None,
         start_from: StartFrom = "earliest",
         on_gap: OnGap = "stop",
@@ -215,6 +227,8 @@ class App:
         group: str | None = None,
         concurrency: int | None = None,
         order_by: OrderBy | Callable[[Record[K, V]], Hashable] | None = None,
+        retry: Retry | None = None,
+        dead_letter: DeadLetter | None = None,
         timeout: Duration | None = None,
         start_from: StartFrom = "earliest",
         on_gap: OnGap = "stop",
@@ -228,6 +242,8 @@ class App:
         group: str | None = None,
         concurrency: int | None = None,
         order_by: OrderBy | Callable[[Record[K, V]], Hashable] | None = None,
+        retry: Retry | None = None,
+        dead_letter: DeadLetter | None = None,
         timeout: Duration | None = None,
         start_from: StartFrom = "earliest",
         on_gap: OnGap = "stop",
@@ -242,6 +258,8 @@ class App:
         group: str | None = None,
         concurrency: int | None = None,
         order_by: OrderBy | Callable[[Record[Any, Any]], Hashable] | None = None,
+        retry: Retry | None = None,
+        dead_letter: DeadLetter | None = None,
         timeout: Duration | None = None,
         start_from: StartFrom = "earliest",
         on_gap: OnGap = "stop",
@@ -256,6 +274,10 @@ class App:
         an iterable of `Output`, which state their keys. Up to `concurrency` records or batches (default 1) are handled
         at a time, in order within a key, or as `order_by` says: "key", "partition", "none", or a function of the
         record. Batches and loops go by partition: neither applies to loops, and `order_by` does not to batches.
+
+        A record that fails is tried again as `retry` says; what has failed for good goes to the dead letter topic. That
+        is there if `retry` has tiers, and is `<topic>.dlq`; `dead_letter` decides otherwise: True, False, or the topic
+        or its name. Without one, a record that has failed for good stops the worker.
 
         A handler that takes longer than `timeout` for a record or batch is cancelled and has failed. `start_from`
         counts when the group has never committed; `on_gap` says what to do when records were lost before they were
@@ -279,10 +301,13 @@ class App:
             signature = read_signature(agent_name, handler, scope)
             shape, item = check_shape(signature, _ends(topic, sink), batch=batch is not None)
             _check_applies(label, shape, concurrency=concurrency, order_by=order_by)
+            sources = _of_one_type(label, [self._own(f"{label}, topic", each) for each in (topic, *topics)])
+            if isinstance(dead_letter, Topic):
+                self._own(f"{label}, dead_letter", dead_letter)
             agent: Agent[Any, Any] = Agent(
                 name=agent_name,
                 group=valid_name(f"{label}, group", f"{self.name}.{agent_name}" if group is None else group),
-                topics=_of_one_type(label, [self._own(f"{label}, topic", each) for each in (topic, *topics)]),
+                topics=sources,
                 sink=None if sink is None else self._own(f"{label}, sink", sink),
                 handler=handler,
                 shape=shape,
@@ -294,8 +319,10 @@ class App:
                 timeout=optional(seconds, f"{label}, timeout", timeout),
                 start_from=one_of(f"{label}, start_from", start_from, ("earliest", "latest")),
                 on_gap=one_of(f"{label}, on_gap", on_gap, ("stop", "earliest", "latest")),
+                retry=optional(_valid_retry, f"{label}, retry", retry),
+                dead_letters=dead_letters(f"{label}, dead_letter", dead_letter, retry, sources),
             )
-            self._register(agent)
+            self._register(agent, brought(agent, dead_letter))
             return agent
 
         return declare
@@ -323,8 +350,9 @@ class App:
         """The app at work on an in-process broker, for tests: `async with app.test() as test`.
 
         Inside, `await test.send(topic, value, key=...)` writes records, `await test.drain()` waits until all are
-        settled and raises what made the app fail, and `test.sent(topic)` are the values in a topic. Topics are empty
-        and have their declared partitions, else one. `settings` win over those given to the app.
+        settled and raises what made the app fail, `test.sent(topic)` are the values in a topic, and
+        `test.dead_letters(topic)` what has failed for good of one. Topics are empty and have their declared partitions,
+        else one; retry tiers do not wait. `settings` win over those given to the app.
         """
         from streamkit.testing import under_test
 
@@ -337,7 +365,7 @@ class App:
             )
         return topic
 
-    def _register(self, agent: Agent[Any, Any]) -> None:
+    def _register(self, agent: Agent[Any, Any], names: Iterable[Claim]) -> None:
         if agent.name in self._agents:
             raise DeclarationError(
                 f"agent {agent.name!r} is declared twice in app {self.name!r}; give one another name="
@@ -348,6 +376,7 @@ class App:
                     f"agent {agent.name!r}, group: {agent.group!r} is the group of agent {other.name!r} already; "
                     "each agent needs its own: leave group= out, or give another name"
                 )
+        self._names.claim(names)
         self._agents[agent.name] = agent
 
 
@@ -440,14 +469,10 @@ def _valid_order(label: str, order_by: Any) -> Any:
     raise DeclarationError(f"{label}, order_by: {order_by!r} is none of 'key', 'partition', 'none' or a function")
 
 
-def _valid_codec(label: str, codec: Any) -> Any:
-    if codec is None:
-        return None
-    if isinstance(codec, type):
-        raise DeclarationError(f"{label}, codec: {codec!r} is a class; give an object with encode and decode")
-    if not callable(getattr(codec, "encode", None)) or not callable(getattr(codec, "decode", None)):
-        raise DeclarationError(f"{label}, codec: {codec!r} has no encode and decode")
-    return codec
+def _valid_retry(label: str, retry: object) -> Retry:
+    if isinstance(retry, Retry):
+        return retry
+    raise DeclarationError(f'{label}: {retry!r} is not a Retry; write retry=Retry.exponential("5s")')
 
 
 def _declared(label: str, choose: Callable[..., Any], *arguments: Any) -> Any:

@@ -22,11 +22,11 @@ def valid_name(label: str, name: object) -> str:
     )
 
 
-def valid_topic_name(name: object) -> str:
-    checked = valid_name("topic", name)
+def valid_topic_name(name: object, label: str = "topic") -> str:
+    checked = valid_name(label, name)
     if checked in (".", "..") or checked.startswith("__"):
         raise DeclarationError(
-            f"topic: {name!r} is reserved: '.', '..' and names that begin with '__' are Kafka's own; choose another"
+            f"{label}: {name!r} is reserved: '.', '..' and names that begin with '__' are Kafka's own; choose another"
         )
     return checked
 

@@ -18,6 +18,7 @@ K_co = TypeVar("K_co", covariant=True)
 V_co = TypeVar("V_co", covariant=True)
 
 Headers = Sequence[tuple[str, bytes | None]]
+HeaderList = list[tuple[str, bytes | None]]  # those of a record that is sent: aiokafka builds batches from lists only
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

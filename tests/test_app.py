@@ -67,7 +67,7 @@ def test_a_topics_retention_is_held_in_seconds() -> None:
         ({"value": str, "replication": True}, "topic 'orders', replication: True is not a whole number"),
         ({"value": str, "retention": "7"}, "topic 'orders', retention: '7': not a duration"),
         ({"value": str, "codec": str}, "topic 'orders', codec: <class 'str'> is a class; give an object"),
-        ({"value": str, "codec": "json"}, "topic 'orders', codec: 'json' has no encode and decode"),
+        ({"value": str, "codec": "json"}, "topic 'orders', codec: 'json' has no method decode"),
     ],
 )
 def test_a_bad_argument_of_a_topic_is_named(arguments: dict[str, Any], message: str) -> None:

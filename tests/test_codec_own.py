@@ -8,6 +8,7 @@ import pytest
 from streamkit import App
 from streamkit.codec import codec_for
 from streamkit.errors import DeclarationError, EncodeError, RecordFailed
+from tests.ids import without_address
 from tests.runtime.support import World, simulated
 
 
@@ -84,13 +85,13 @@ def test_what_is_not_bytes_is_not_sent(encoded: object) -> None:
 @pytest.mark.parametrize(
     ("codec", "told"),
     [
-        (AsyncDecode(), r"topic 'in', value: codec: decode of AsyncDecode is async; codecs .* must not wait"),
-        (AsyncEncode(), r"topic 'in', value: codec: encode of AsyncEncode is async"),
-        (OnlyEncodes(), r"topic 'in', codec: .* has no encode and decode"),
+        (AsyncDecode(), r"topic 'in', codec: decode of AsyncDecode is async; codecs .* must not wait"),
+        (AsyncEncode(), r"topic 'in', codec: encode of AsyncEncode is async"),
+        (OnlyEncodes(), r"topic 'in', codec: .* has no method decode; give an object with encode and decode"),
         (Text, r"topic 'in', codec: .* is a class; give an object"),
-        (5, r"topic 'in', codec: 5 has no encode and decode"),
+        (5, r"topic 'in', codec: 5 has no method encode"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_what_is_no_codec_is_refused_at_declaration(codec: Any, told: str) -> None:
     with pytest.raises(DeclarationError, match=told):

@@ -10,7 +10,7 @@ from streamkit.codec.plain_json import decode_dict, loose, typed_json
 from streamkit.errors import EncodeError
 from streamkit.fits import NONE, describe, members
 
-__all__ = ["BoundCodec", "Codec", "codec_for", "key_codec_for"]
+__all__ = ["BoundCodec", "Codec", "check_codec", "codec_for", "key_codec_for"]
 
 T = TypeVar("T")
 
@@ -32,7 +32,8 @@ def codec_for(annotation: object, codec: Codec[Any] | None = None) -> BoundCodec
     """The codec of a topic's values: JSON, but `str` is UTF-8, `bytes` are as they are, and a faust.Record is in the
     form that its class states.
 
-    `codec` replaces the choice; the check of types remains. Raises TypeError for what can be none.
+    `codec`, one that `check_codec` lets pass, replaces the choice; the check of types remains. Raises TypeError for a
+    type that can be none.
     """
     _check_type(annotation)
     choices = members(annotation)
@@ -40,6 +41,21 @@ def codec_for(annotation: object, codec: Codec[Any] | None = None) -> BoundCodec
     decode, encode = _choose(annotation) if codec is None else _own(codec)
     name = describe(annotation)
     return BoundCodec(decode, checked(encode, annotation, name, nullable=nullable), name, nullable)
+
+
+def check_codec(codec: object) -> None:
+    """Raises TypeError for what is no codec of one's own: a class, something without both methods, async methods."""
+    if isinstance(codec, type):
+        raise TypeError(f"{codec!r} is a class; give an object with encode and decode")
+    for name in ("encode", "decode"):
+        method = getattr(codec, name, None)
+        if not callable(method):
+            raise TypeError(f"{codec!r} has no method {name}; give an object with encode and decode")
+        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+            raise TypeError(
+                f"{name} of {type(codec).__qualname__} is async; codecs are called between records and must not wait. "
+                "Do what waits in the handler"
+            )
 
 
 def key_codec_for(annotation: object) -> BoundCodec[Any]:
@@ -95,15 +111,6 @@ def _structured(annotation: object, choices: list[object]) -> tuple[Decode, Enco
 
 
 def _own(codec: Codec[Any]) -> tuple[Decode, Encode]:
-    for name in ("encode", "decode"):
-        method = getattr(codec, name, None)
-        if not callable(method):
-            raise TypeError(f"codec: {codec!r} has no method {name}")
-        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
-            raise TypeError(
-                f"codec: {name} of {type(codec).__qualname__} is async; codecs are called between records and must not "
-                "wait. Do what waits in the handler"
-            )
     given = codec.encode
 
     def encode(value: Any) -> bytes | None:

@@ -7,7 +7,7 @@ import attrs
 import faust
 import pydantic
 
-from streamkit import App, Batch, BatchError, Output, Record, Stream, Topic
+from streamkit import App, Batch, BatchError, Output, Record, Retry, RetryLater, Stream, Topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +215,52 @@ async def a23(order: Order) -> None: ...
 
 @app.agent(orders, sink="invoices")  # E the sink is not a topic
 async def a24(order: Order) -> None: ...
+
+
+@app.agent(orders, retry="5s")  # E not a Retry
+async def r1(order: Order) -> None: ...
+
+
+@app.agent(orders, retry=Retry)  # E the class, not one of it
+async def r2(order: Order) -> None: ...
+
+
+@app.agent(orders, sink=invoices, retry=3)  # E a bare number says nothing of waits
+async def r3(order: Order) -> Invoice:
+    raise NotImplementedError
+
+
+@app.agent(orders, batch=Batch(5, within="1s"), retry="5s")  # E not a Retry
+async def r4(batch: Sequence[Order]) -> None: ...
+
+
+@app.agent(orders, dead_letter=3)  # E neither a topic nor its name
+async def r5(order: Order) -> None: ...
+
+
+@app.agent(orders, sink=invoices, dead_letter=[invoices])  # E one topic, or none
+async def r6(order: Order) -> Invoice:
+    raise NotImplementedError
+
+
+Retry("5s")  # E built by its class methods
+Retry(tier_waits=(5.0,))  # E built by its class methods
+Retry.exponential(5)  # E a bare number has no unit
+Retry.exponential("5s", tiers="3")  # E not a number
+Retry.exponential("5s", 2)  # E factor or tiers?
+Retry.exponential("5s", never=ValueError)  # E a class alone
+Retry.exponential("5s", never=ValueError())  # E an exception, not its class
+Retry.exponential("5s", only=(ValueError(),))  # E an exception, not its class
+Retry.exponential("5s", only=("ValueError",))  # E names are no classes
+Retry.exponential("5s", never=(int,))  # E not an exception
+Retry.delays(5)  # E a bare number has no unit
+Retry.delays(["5s", "1m"])  # E each is an argument of its own
+Retry.delays("5s", jitter="10%")  # E not a number
+Retry.in_place("3")  # E not a number
+Retry.in_place(3, 0.1)  # E a bare number has no unit
+Retry.in_place(3, jitter=0.1)  # E there is no jitter in place
+Retry.in_place(3).jitter = 0.5  # E cannot be changed
+RetryLater(30)  # E a bare number has no unit
 
 
 @app.agent(orders, sink=alerts)  # E the sink's key type differs and no key is stated

@@ -12,7 +12,20 @@ import faust
 import msgspec
 import pydantic
 
-from streamkit import App, Batch, BatchError, Output, Record, RecordMetadata, Stream, Topic
+from streamkit import (
+    App,
+    Batch,
+    BatchError,
+    Output,
+    Record,
+    RecordMetadata,
+    Reject,
+    Retry,
+    RetryLater,
+    Skip,
+    Stream,
+    Topic,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,9 @@ class Movie(TypedDict):
 @dataclass(frozen=True, slots=True)
 class Alert:
     text: str
+
+
+class CardDeclined(Exception): ...
 
 
 class Reversed:
@@ -130,6 +146,64 @@ async def audit(order: Order) -> None:
 @app.agent(orders, sink=invoices, concurrency=64, timeout="10s", start_from="latest", on_gap="earliest")
 async def charge(order: Order) -> Invoice | None:
     return Invoice(order.id) if order.cents else None
+
+
+@app.agent(
+    orders, sink=invoices, concurrency=64, retry=Retry.exponential("5s", factor=6, tiers=3, never=(CardDeclined,))
+)
+async def charge_again(order: Order) -> Invoice | None:
+    match order.cents:
+        case 0:
+            raise Skip
+        case 1:
+            raise Reject("too little")
+        case 2:
+            raise RetryLater("30s")
+        case _:
+            raise RetryLater(timedelta(seconds=30))
+
+
+every = Retry.exponential(
+    timedelta(seconds=5),
+    factor=1.5,
+    cap="10m",
+    jitter=0,
+    in_place=2,
+    in_place_wait="1s",
+    only=[OSError],
+    never={KeyError},
+)
+assert_type(every, Retry)
+assert_type(every.tier_waits, tuple[float, ...])
+assert_type(every.never, tuple[type[BaseException], ...])
+
+
+@app.agent(orders, retry=Retry.delays("5s", timedelta(minutes=1), "10m", only=(ConnectionError, TimeoutError)))
+async def notify(order: Order) -> None: ...
+
+
+@app.agent(orders, retry=Retry.in_place(3, "100ms"), dead_letter=True)
+async def notify_in_order(record: Record[str, Order]) -> None: ...
+
+
+@app.agent(orders, returns, sink=invoices, retry=every, dead_letter="orders.failed")
+async def bill(order: Order) -> AsyncIterator[Invoice]:
+    yield Invoice(order.id)
+
+
+@app.agent(orders, sink=alerts, retry=every, dead_letter=blobs)
+async def warn(stream: Stream[Order]) -> AsyncIterator[Output[Alert]]:
+    async for order in stream:
+        yield Output(Alert(order.id), key=1)
+
+
+@app.agent(orders, batch=Batch(500, within="200ms"), retry=every, dead_letter=False)
+async def store(batch: Sequence[Order]) -> None: ...
+
+
+@app.agent(orders, batch=Batch(500, within="200ms"), sink=invoices, retry=None, dead_letter=None)
+async def store_out(batch: Sequence[Order]) -> list[Output[Invoice]]:
+    return [Output(Invoice(order.id), key=order.id) for order in batch]
 
 
 @app.agent(orders, sink=invoices)
