@@ -14,11 +14,12 @@ T = TypeVar("T")
 class Line(Generic[P, T]):
     """The records of one partition that wait, during one assignment."""
 
-    __slots__ = ("arrivals", "closed", "halted", "hurried", "items", "on_halt", "partition", "running")
+    __slots__ = ("again", "arrivals", "closed", "halted", "hurried", "items", "on_halt", "partition", "running")
 
     def __init__(self, partition: P) -> None:
         self.partition = partition
         self.items: deque[T] = deque()
+        self.again: list[T] = []  # a batch that was taken and comes again, ahead of the items
         self.arrivals: deque[tuple[float, int]] = deque()  # when how many of the items came
         self.running = False  # a batch is taken and not yet released
         self.hurried = False  # no more can come until some are handled
@@ -61,8 +62,8 @@ class Batches(Generic[P, T]):
         return line
 
     def put_all(self, line: Line[P, T], items: Sequence[T], now: float) -> None:
-        """Queue records in the order of the log."""
-        if not items:
+        """Queue records in the order of the log. Nothing happens once the line is halted."""
+        if not items or line.halted:
             return
         if not line.items and not line.running and line.partition not in self._orphans:
             self._turns[line] = None
@@ -104,6 +105,19 @@ class Batches(Generic[P, T]):
         line.arrivals.appendleft((-inf, len(items)))
         self.waiting += len(items)
 
+    def again(self, line: Line[P, T], items: Sequence[T]) -> None:
+        """The taken batch, or what is left of it, is to be taken once more as it is, when the lines that wait now have
+        had their turn.
+
+        The partition's other records wait until then. Nothing happens once the line is halted: the batch is then to be
+        released.
+        """
+        if line.halted or not line.running:
+            return
+        line.again = list(items)
+        self.waiting += len(items)
+        self.release(line)
+
     def release(self, line: Line[P, T]) -> None:
         """The batch that was taken is handled; the next one of the partition may run.
 
@@ -117,7 +131,7 @@ class Batches(Generic[P, T]):
             successor = self._lines.get(line.partition)
             if successor is not None and successor.items:
                 self._turns[successor] = None
-        elif line.items:
+        elif line.again or line.items:
             self._turns[line] = None
 
     def halt(self, line: Line[P, T], _running: Iterable[T] = ()) -> None:
@@ -125,7 +139,8 @@ class Batches(Generic[P, T]):
         if line.halted:
             return
         self._turns.pop(line, None)
-        self.waiting -= len(line.items)
+        self.waiting -= len(line.again) + len(line.items)
+        line.again.clear()
         line.items.clear()
         line.arrivals.clear()
         line.halted = True
@@ -141,12 +156,22 @@ class Batches(Generic[P, T]):
 
     def _due(self, line: Line[P, T]) -> float:
         """When the next batch of a line with waiting records is complete."""
-        if line.hurried or len(line.items) >= self._size:
+        if line.again or line.hurried or len(line.items) >= self._size:
             return -inf
         return line.arrivals[0][0] + self._within
 
     def _cut(self, line: Line[P, T]) -> list[T]:
         del self._turns[line]
+        batch = self._cut_again(line) or self._cut_items(line)
+        self.waiting -= len(batch)
+        line.running = True
+        return batch
+
+    def _cut_again(self, line: Line[P, T]) -> list[T]:
+        batch, line.again = line.again, []
+        return batch
+
+    def _cut_items(self, line: Line[P, T]) -> list[T]:
         items, arrivals = line.items, line.arrivals
         if len(items) <= self._size:
             batch = list(items)
@@ -155,8 +180,6 @@ class Batches(Generic[P, T]):
         else:
             batch = [items.popleft() for _ in range(self._size)]
             self._forget_arrivals(line, self._size)
-        self.waiting -= len(batch)
-        line.running = True
         line.hurried = False
         return batch
 

@@ -52,8 +52,11 @@ class Flow(Generic[P]):
         self._limits = limits
         self._full: dict[P, set[int]] = {}  # closed partitions with the bounds that closed them
 
-    def open(self, loads: Mapping[P, Load]) -> dict[P, int]:
+    def open(self, loads: Mapping[P, Load], *, windows: int = 1) -> dict[P, int]:
         """The partitions that may be fetched now, with their room in records, at least 1.
+
+        The bound on the window is that many times as large. If it is larger at all, whoever asks waits for records that
+        are not read yet: then a partition that is closed opens as soon as it is below its bounds.
 
         `loads` names every assigned partition; those that it no longer names are forgotten. The
         rooms share one pool: see `next_fetch` for what may be taken in one go.
@@ -64,13 +67,13 @@ class Flow(Generic[P]):
         closed: dict[P, set[int]] = {}
         for partition, load in loads.items():
             bounds = self._limits.partition_unsettled, records.allowance(load.unsettled)
-            window = self._limits.partition_window
+            window = windows * self._limits.partition_window
             levels = (
                 _level(load.unsettled, min(bounds)),
                 _level(load.window, window),
                 _level(load.bytes, size.allowance(load.bytes)),
             )
-            full = self._full_bounds(partition, levels)
+            full = self._full_bounds(partition, levels, CLOSE_AT if windows > 1 else REOPEN_AT)
             if load.unsettled and full:
                 closed[partition] = full
             else:
@@ -78,11 +81,11 @@ class Flow(Generic[P]):
         self._full = closed
         return rooms
 
-    def _full_bounds(self, partition: P, levels: Sequence[float]) -> set[int]:
+    def _full_bounds(self, partition: P, levels: Sequence[float], reopen_at: float) -> set[int]:
         """Each bound counts on its own: beside a hung record the window never falls, and must not keep a partition
         closed that was closed for its unsettled records."""
         before = self._full.get(partition, ())
-        return {n for n, level in enumerate(levels) if level >= CLOSE_AT or (n in before and level > REOPEN_AT)}
+        return {n for n, level in enumerate(levels) if level >= CLOSE_AT or (n in before and level > reopen_at)}
 
 
 def next_fetch(rooms: Mapping[P, int], at_most: int, before: Collection[P] = ()) -> tuple[list[P], int]:

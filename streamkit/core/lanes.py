@@ -21,12 +21,14 @@ T = TypeVar("T", bound=Queued)
 class Track(Generic[P, T]):
     """The lanes of one partition during one assignment."""
 
-    __slots__ = ("closed", "partition", "ready", "tails")
+    __slots__ = ("closed", "halted", "partition", "ready", "tails")
 
     def __init__(self, partition: P) -> None:
         self.partition = partition
-        self.tails: dict[Hashable, T] = {}  # the last record of each lane; a lane exists only while it holds one
+        self.tails: dict[Hashable, T] = {}  # the last record of each lane; a lane exists only while it holds one.
+        # Once halted: the records that run on, and no others.
         self.ready: deque[T] = deque()  # the first record of each lane that does not run and is not blocked
+        self.halted = False
         self.closed = False
 
 
@@ -75,7 +77,12 @@ class Lanes(Generic[P, T]):
         self.put_all(track, (item,))
 
     def put_all(self, track: Track[P, T], items: Sequence[T]) -> None:
-        """Queue records in the order of the log; one call for many, because it is on the hot path."""
+        """Queue records in the order of the log; one call for many, because it is on the hot path.
+
+        Nothing happens once the track is halted.
+        """
+        if track.halted:
+            return
         tails, ready, orphans = track.tails, track.ready, self._orphans
         if not ready:
             self._turns.append(track)
@@ -116,12 +123,12 @@ class Lanes(Generic[P, T]):
         lane = item.lane
         if lane is None:
             return
-        if track.closed:
-            self._end_orphan(track.partition, lane)
+        if track.halted:
+            self._release_halted(track, item, lane)
             return
         following = item.next
         if following is None:
-            track.tails.pop(lane, None)  # none is there after a halt
+            del track.tails[lane]
             return
         item.next = None  # who keeps this record must not keep all that ever follow it
         ready = track.ready
@@ -129,8 +136,24 @@ class Lanes(Generic[P, T]):
             self._turns.append(track)
         ready.append(following)
 
+    def again(self, track: Track[P, T], item: T) -> None:
+        """The record that was taken is to run once more, when those that are ready now have had their turn.
+
+        The rest of its lane goes on waiting behind it. Nothing happens once the track is halted: the record is then to
+        be released.
+        """
+        if track.halted:
+            return
+        if not track.ready:
+            self._turns.append(track)
+        track.ready.append(item)
+
     def halt(self, track: Track[P, T], running: Iterable[T]) -> None:
-        """Forget what has not started. `running` goes on; nothing more of the partition is taken."""
+        """Forget what has not started. `running` goes on; nothing more of the partition is taken.
+
+        What was taken and is not among `running` is forgotten too: its release changes nothing.
+        """
+        track.halted = True
         if track.ready:
             self._turns.remove(track)
             track.ready.clear()
@@ -148,6 +171,15 @@ class Lanes(Generic[P, T]):
         del self._tracks[track.partition]
         track.closed = True
         self._orphans.update((track.partition, lane) for lane in track.tails)
+
+    def _release_halted(self, track: Track[P, T], item: T, lane: Hashable) -> None:
+        # A record that did not run at the halt holds nothing: what followed it is dropped, and an orphan of its key is
+        # another record, of an earlier or a later assignment.
+        if track.tails.get(lane) is not item:
+            return
+        del track.tails[lane]
+        if track.closed:
+            self._end_orphan(track.partition, lane)
 
     def _end_orphan(self, partition: P, lane: Hashable) -> None:
         self._orphans.discard((partition, lane))

@@ -22,12 +22,16 @@ class Model(RuleBasedStateMachine):
         self.lines: dict[str, Line[str, int]] = {}
         self.waiting: dict[str, list[tuple[float, int]]] = {}
         self.running: dict[str, Line[str, int]] = {}  # of any assignment, at most one a partition
+        self.taken: dict[str, list[int]] = {}  # what runs
+        self.once_more: dict[str, list[int]] = {}  # batches that come again
         self.hurried: set[str] = set()
 
     def due(self, partition: str) -> bool:
-        waiting = self.waiting[partition]
-        if not waiting or partition in self.running:
+        if partition in self.running:
             return False
+        waiting = self.waiting[partition]
+        if partition in self.once_more or not waiting:
+            return partition in self.once_more
         return partition in self.hurried or len(waiting) >= self.size or waiting[0][0] + self.within <= self.now
 
     @precondition(lambda self: len(self.lines) < 3)
@@ -57,10 +61,14 @@ class Model(RuleBasedStateMachine):
     def note_taken(self, line: Line[str, int], items: list[int]) -> None:
         partition = line.partition
         assert self.due(partition)
-        assert items == [item for _, item in self.waiting[partition][: self.size]]
-        del self.waiting[partition][: self.size]
-        self.hurried.discard(partition)
+        if partition in self.once_more:
+            assert items == self.once_more.pop(partition)
+        else:
+            assert items == [item for _, item in self.waiting[partition][: self.size]]
+            del self.waiting[partition][: self.size]
+            self.hurried.discard(partition)
         self.running[partition] = line
+        self.taken[partition] = list(items)
 
     @rule(passes=st.sampled_from([0.0, 1.0, 5.0]))
     def take(self, passes: float) -> None:
@@ -86,6 +94,28 @@ class Model(RuleBasedStateMachine):
         partition = data.draw(st.sampled_from(sorted(self.running)))
         self.batches.release(self.running.pop(partition))
 
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def run_again(self, data: st.DataObject) -> None:
+        partition = data.draw(st.sampled_from(sorted(self.running)))
+        items = data.draw(st.lists(st.sampled_from(self.taken[partition]), unique=True).map(sorted))
+        line = self.running[partition]
+        self.batches.again(line, items)
+        if not line.halted:
+            del self.running[partition]
+            if items:
+                self.once_more[partition] = items
+
+    @rule(partition=PARTITIONS)
+    def run_again_what_does_not_run(self, partition: str) -> None:
+        if partition in self.lines and self.running.get(partition) is not self.lines[partition]:
+            self.batches.again(self.lines[partition], [-1])
+
+    @rule(partition=PARTITIONS)
+    def put_too_late(self, partition: str) -> None:
+        if partition in self.lines and self.lines[partition].halted:
+            self.batches.put_all(self.lines[partition], [-1], self.now)
+
     @rule(partition=PARTITIONS, number=st.integers(1, 3))
     def put_back(self, partition: str, number: int) -> None:
         line = self.lines.get(partition)
@@ -100,17 +130,20 @@ class Model(RuleBasedStateMachine):
         if partition in self.lines:
             self.batches.halt(self.lines[partition])
             self.waiting[partition] = []
+            self.once_more.pop(partition, None)
 
     @rule(partition=PARTITIONS)
     def close(self, partition: str) -> None:
         if partition in self.lines:
             self.batches.close(self.lines.pop(partition))
             del self.waiting[partition]
+            self.once_more.pop(partition, None)
             self.hurried.discard(partition)
 
     @invariant()
     def it_counts_what_waits_and_who_runs_on(self) -> None:
-        assert self.batches.waiting == sum(map(len, self.waiting.values()))
+        again = sum(map(len, self.once_more.values()))
+        assert self.batches.waiting == again + sum(map(len, self.waiting.values()))
         assert self.batches.orphans == sum(line.closed for line in self.running.values())
 
     @invariant()
@@ -253,3 +286,86 @@ def test_an_orphan_ends_whether_or_not_its_partition_has_come_back() -> None:
     batches.close(line)
     batches.release(line)
     assert (batches.orphans, batches.take(0.0)) == (0, None)
+
+
+def test_a_batch_that_runs_again_is_complete_as_it_is_and_takes_its_turn_behind_the_others() -> None:
+    batches: Batches[str, int] = Batches(3, 60.0)
+    line, other = batches.open("a"), batches.open("b")
+    batches.put_all(line, range(6), 0.0)
+    batches.put_all(other, range(6), 0.0)
+    assert batches.take(0.0) == (line, [0, 1, 2])
+    batches.again(line, [1, 2])
+    assert (batches.waiting, batches.wait(0.0)) == (11, 0.0)
+    assert batches.take(0.0) == (other, [0, 1, 2])
+    assert batches.take(0.0) == (line, [1, 2])
+    assert batches.take(0.0) is None
+    batches.release(line)
+    assert batches.take(0.0) == (line, [3, 4, 5])
+
+
+def test_a_batch_may_run_again_when_nothing_else_waits() -> None:
+    batches: Batches[str, int] = Batches(4, 60.0)
+    line = batches.open("a")
+    batches.put_all(line, [1, 2, 3], 0.0)
+    items = batches.take_from(line, 60.0)
+    for _ in range(3):
+        batches.again(line, items)
+        batches.put_all(line, [4], 0.0)
+        assert batches.take_from(line, 0.0) == items
+        assert batches.take_from(line, 0.0) == []
+    batches.release(line)
+    assert batches.wait(0.0) == 60.0
+    assert batches.take_from(line, 60.0) == [4, 4, 4]
+
+
+def test_what_is_put_back_comes_after_the_part_that_runs_again() -> None:
+    batches: Batches[str, int] = Batches(3, 60.0)
+    line = batches.open("a")
+    batches.put_all(line, [1, 2, 3, 4], 0.0)
+    assert batches.take_from(line, 0.0) == [1, 2, 3]
+    batches.put_back(line, [3])
+    batches.again(line, [1, 2])
+    assert batches.take_from(line, 0.0) == [1, 2]
+    batches.release(line)
+    assert batches.take_from(line, 0.0) == [3, 4]
+
+
+def test_a_batch_of_which_nothing_runs_again_is_released() -> None:
+    batches: Batches[str, int] = Batches(1, 0.0)
+    line = batches.open("a")
+    batches.put_all(line, [1, 2], 0.0)
+    assert batches.take(0.0) == (line, [1])
+    batches.again(line, [])
+    assert batches.take(0.0) == (line, [2])
+
+
+def test_a_batch_that_is_to_run_again_is_forgotten_at_a_halt_and_is_no_orphan() -> None:
+    batches: Batches[str, int] = Batches(2, 0.0)
+    line = batches.open("a")
+    batches.put_all(line, [1, 2], 0.0)
+    assert batches.take(0.0) == (line, [1, 2])
+    batches.again(line, [2])
+    batches.close(line)
+    assert (batches.waiting, batches.orphans, batches.take(0.0)) == (0, 0, None)
+
+
+def test_a_batch_that_still_runs_from_before_is_not_run_again_and_its_partition_waits_for_its_release() -> None:
+    batches: Batches[str, int] = Batches(2, 0.0)
+    old = batches.open("a")
+    batches.put_all(old, [1, 2], 0.0)
+    assert batches.take(0.0) == (old, [1, 2])
+    batches.close(old)
+    new = batches.open("a")
+    batches.put_all(new, [1, 2], 0.0)
+    batches.again(old, [1, 2])
+    assert (batches.waiting, batches.orphans, batches.take(0.0)) == (2, 1, None)
+    batches.release(old)
+    assert batches.take(0.0) == (new, [1, 2])
+
+
+def test_after_a_halt_nothing_waits_any_more() -> None:
+    batches: Batches[str, int] = Batches(2, 0.0)
+    line = batches.open("a")
+    batches.halt(line)
+    batches.put_all(line, [1, 2], 0.0)
+    assert (batches.waiting, batches.take(0.0)) == (0, None)

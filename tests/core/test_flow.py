@@ -57,6 +57,32 @@ def test_a_partition_opens_again_at_half_of_the_bound_that_closed_it_whatever_th
     assert flow.open({"a": load(50, window=200)}) == {"a": 40}
 
 
+def test_of_a_window_that_is_full_more_can_be_asked_for_and_given_up_again() -> None:
+    flow = Flow[str](LIMITS)
+    assert flow.open({"a": load(1, window=240)}) == {}
+    assert flow.open({"a": load(1, window=240)}, windows=2) == {"a": 99}
+    assert flow.open({"a": load(1, window=450)}, windows=2) == {"a": 30}
+    assert flow.open({"a": load(1, window=480)}, windows=2) == {}
+    assert flow.open({"a": load(1, window=241)}) == {}
+    assert flow.open({"a": load(1, window=120)}) == {"a": 99}
+
+
+def test_if_more_is_asked_for_a_partition_opens_again_as_soon_as_it_is_below_its_bounds() -> None:
+    flow = Flow[str](LIMITS)
+    assert flow.open({"a": load(100, window=240)}) == {}
+    assert flow.open({"a": load(100, window=260)}, windows=2) == {}
+    assert flow.open({"a": load(99, window=260)}, windows=2) == {"a": 1}
+    assert flow.open({"a": load(99, window=260)}) == {}
+    assert flow.open({"a": load(51, window=239)}) == {}
+    assert flow.open({"a": load(51, window=120)}) == {"a": 49}
+
+
+def test_a_larger_window_leaves_the_other_bounds_as_they_are() -> None:
+    flow = Flow[str](LIMITS)
+    assert flow.open({"a": load(100)}, windows=2) == {}
+    assert flow.open({"b": load(1, size=40_000)}, windows=2) == {}
+
+
 def test_a_partition_that_went_away_comes_back_open() -> None:
     flow = Flow[str](LIMITS)
     assert flow.open({"a": load(100)}) == {}

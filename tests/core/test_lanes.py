@@ -185,6 +185,84 @@ def test_a_partition_is_not_opened_twice() -> None:
     lanes.open(0)
 
 
+def test_a_record_that_runs_again_takes_its_turn_behind_those_that_are_ready_and_its_key_waits_for_it() -> None:
+    lanes, track = one_track(("a", "a1"), ("a", "a2"), ("b", "b1"), ("c", "c1"))
+    first = taken(lanes)
+    lanes.again(track, first)
+    assert lanes.ready_count == 3
+    assert names(lanes, 3) == ["b1", "c1", "a1"]
+    assert lanes.take() is None
+    lanes.release(track, first)
+    assert names(lanes, 1) == ["a2"]
+
+
+@pytest.mark.parametrize("key", ["a", None])
+def test_a_record_may_run_again_when_nothing_else_is_ready(key: Key) -> None:
+    lanes, track = one_track((key, "1"))
+    for _ in range(3):
+        item = taken(lanes)
+        assert not lanes.ready
+        lanes.again(track, item)
+    assert names(lanes, 1) == ["1"]
+
+
+@pytest.mark.parametrize("key", ["a", None])
+def test_a_record_that_is_to_run_again_is_forgotten_when_its_partition_is_halted(key: Key) -> None:
+    lanes, track = one_track((key, "1"), (key, "2"))
+    item = taken(lanes)
+    lanes.again(track, item)
+    lanes.halt(track, [])
+    assert lanes.take() is None
+    lanes.again(track, item)
+    assert lanes.take() is None
+
+
+def test_after_a_halt_nothing_is_queued_any_more() -> None:
+    lanes, track = one_track()
+    lanes.halt(track, [])
+    lanes.put(track, Item("a", "late"))
+    assert (lanes.take(), track.tails) == (None, {})
+
+
+def test_a_record_that_did_not_run_at_a_halt_brings_nothing_back_when_it_is_released() -> None:
+    lanes, track = one_track(("a", "a1"), ("a", "a2"), ("b", "b1"), ("b", "b2"))
+    waits, runs = taken(lanes), taken(lanes)
+    lanes.halt(track, [runs])
+    lanes.release(track, waits)
+    assert not lanes.ready
+    assert list(track.tails) == ["b"]
+    lanes.release(track, runs)
+    assert not lanes.ready
+    assert not track.tails
+
+
+def test_a_record_of_an_earlier_assignment_does_not_free_the_orphan_of_a_later_one() -> None:
+    lanes, first = one_track(("a", "1"))
+    waits = taken(lanes)
+    lanes.close(first, [])
+    second = lanes.open(0)
+    lanes.put(second, Item("a", "1 again"))
+    orphan = taken(lanes)
+    lanes.close(second, [orphan])
+    third = lanes.open(0)
+    lanes.put(third, Item("a", "blocked"))
+    lanes.release(first, waits)
+    assert (lanes.orphans, lanes.take()) == (1, None)
+    lanes.release(second, orphan)
+    assert names(lanes, 1) == ["blocked"]
+
+
+def test_an_orphan_is_not_run_again_and_its_key_waits_until_it_is_released() -> None:
+    lanes, old = one_track(("a", "old"))
+    orphan = taken(lanes)
+    lanes.close(old, [orphan])
+    lanes.put(lanes.open(0), Item("a", "new"))
+    lanes.again(old, orphan)
+    assert lanes.take() is None
+    lanes.release(old, orphan)
+    assert names(lanes, 1) == ["new"]
+
+
 @pytest.mark.parametrize("at_once", [1, 16])
 def test_2000_queued_records_of_one_hot_key_delay_no_ready_key_by_more_than_one_round(at_once: int) -> None:
     """A round is one record of every lane that is ready; waits are counted in records taken."""
@@ -233,7 +311,8 @@ class LanesAgainstAModel(RuleBasedStateMachine):
         self.waiting: dict[int, list[ModelLane]] = {}
         self.halted: set[int] = set()
         self.running: list[tuple[Item, ModelLane, Track[int, Item]]] = []
-        self.parked: set[ModelLane] = set()
+        # Failed, and to be taken again or released, or neither: their lanes wait.
+        self.parked: list[tuple[Item, ModelLane, Track[int, Item]]] = []
 
     def orphans(self) -> set[tuple[int, Key]]:
         return {(m.partition, m.key) for _, m, track in self.running if track.closed and m.key is not None}
@@ -242,7 +321,7 @@ class LanesAgainstAModel(RuleBasedStateMachine):
         return [item for item, _, track in self.running if track is self.tracks[partition]]
 
     def ready(self) -> list[ModelLane]:
-        busy = {model for _, model, _ in self.running} | self.parked
+        busy = {model for _, model, _ in [*self.running, *self.parked]}
         orphans = self.orphans()
         return [
             lane
@@ -296,22 +375,60 @@ class LanesAgainstAModel(RuleBasedStateMachine):
                 other.lanes_served[served] += 1
                 assert other.lanes_served[served] == 1
 
+    def is_halted(self, track: Track[int, Item]) -> bool:
+        return track.closed or track.partition in self.halted
+
+    @rule(partition=st.integers(0, 2))
+    def put_too_late(self, partition: int) -> None:
+        if partition in self.halted:
+            self.lanes.put(self.tracks[partition], Item("a", "too late"))
+
     @rule(data=st.data())
     @precondition(lambda self: self.running)
     def release(self, data: st.DataObject) -> None:
         item, model, track = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         self.lanes.release(track, item)
         if not track.closed:
-            model.items.pop(0)
-            if not model.items or model.partition in self.halted:
-                self.waiting[model.partition].remove(model)
+            self.note_released(model)
+
+    def note_released(self, model: ModelLane) -> None:
+        model.items.pop(0)
+        if not model.items or model.partition in self.halted:
+            self.waiting[model.partition].remove(model)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.running)
+    def run_again(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.running))
+        item, _, track = entry
+        self.lanes.again(track, item)
+        if not self.is_halted(track):
+            self.running.remove(entry)
 
     @rule(data=st.data())
     @precondition(lambda self: any(not track.closed for _, _, track in self.running))
     def park(self, data: st.DataObject) -> None:
-        open_now = [index for index, (_, _, track) in enumerate(self.running) if not track.closed]
-        _, model, _ = self.running.pop(data.draw(st.sampled_from(open_now)))
-        self.parked.add(model)  # and never released
+        entry = data.draw(st.sampled_from([entry for entry in self.running if not entry[2].closed]))
+        self.running.remove(entry)
+        self.parked.append(entry)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.parked)
+    def run_parked_again(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.parked))
+        item, _, track = entry
+        self.lanes.again(track, item)
+        if not self.is_halted(track):
+            self.parked.remove(entry)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.parked)
+    def release_parked(self, data: st.DataObject) -> None:
+        """After a halt it brings nothing back, and frees no orphan."""
+        item, model, track = self.parked.pop(data.draw(st.integers(0, len(self.parked) - 1)))
+        self.lanes.release(track, item)
+        if not self.is_halted(track):
+            self.note_released(model)
 
     @rule(data=st.data())
     @precondition(lambda self: self.tracks)
