@@ -48,10 +48,17 @@ class TransportError(StreamkitError):
 class MissingTopic(ConfigurationError):
     """Topics that do not exist. Nothing creates them in passing: a misspelt name would be created as well."""
 
-    def __init__(self, topics: Mapping[str, tuple[int | None, int | None]], brokers: str) -> None:
-        """`topics` maps each missing name to the partitions and replication declared for it (None: not declared)."""
+    def __init__(
+        self,
+        topics: Mapping[str, tuple[int | None, int | None]],
+        brokers: str,
+        *,
+        configs: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """`topics` maps each missing name to the partitions and replication declared for it (None: not declared);
+        `configs` maps some of them to the settings that they must be created with."""
         self.topics = dict(topics)
-        super().__init__(_missing_topics(self.topics, brokers))
+        super().__init__(_missing_topics(self.topics, brokers, configs or {}))
 
 
 class LostRange(StreamkitError):
@@ -118,7 +125,7 @@ class UserCodeFailed(StreamkitError):
     def __init__(self, what: str, cause: BaseException) -> None:
         """`what` is the code, for example: the timer 'beat'."""
         self.cause = cause
-        super().__init__(f"{what} raised {_named(cause)}")
+        super().__init__(f"{what} raised {named(cause)}")
 
 
 def hex_excerpt(data: bytes, limit: int = 32) -> str:
@@ -137,7 +144,7 @@ def _record_failed(failure: RecordFailed) -> str:
     where = f"{failure.topic}[{failure.partition}] offset {failure.offset}"
     key = "null" if failure.key is None else _excerpt(repr(failure.key), 80)
     what = f"a batch of {failure.batch} records from {where} on" if failure.batch else f"{where}, key {key}"
-    cause = _excerpt(_named(failure.cause), 2_000)
+    cause = _excerpt(named(failure.cause), 2_000)
     lines = [f"agent {failure.agent!r} failed at stage {failure.stage} on {what}: {cause}"]
     if failure.raw is not None:
         lines.append(f"The bytes: {hex_excerpt(failure.raw)}")
@@ -153,15 +160,28 @@ def _record_failed(failure: RecordFailed) -> str:
     return "\n".join(lines)
 
 
-def _named(error: BaseException) -> str:
-    return f"{type(error).__qualname__}: {error}" if str(error) else type(error).__qualname__
+def named(error: BaseException) -> str:
+    """Its class and what it says."""
+    name, message = type(error).__qualname__, message_of(error)
+    return f"{name}: {message}" if message else name
 
 
+def message_of(error: BaseException) -> str:
+    """What it says, even if it cannot say it: nothing must fail because of how a user's error is made."""
+    try:
+        return str(error)
+    except Exception as failed:
+        return f"<its str() raised {type(failed).__qualname__}>"
+
+
+_ASIDE = "or declare dead_letter=True to set such records aside."
 _ADVICE: dict[Stage, str] = {
-    "decode-key": "Declare the topic with the key type that its producers write, or with key=bytes.",
-    "decode-value": "Declare the topic with the value type that its producers write, or give it a codec= for them.",
-    "handle": "Mend the handler, or catch the error in it if the record may be dropped.",
-    "sink": "Mend what the handler returns, or the topic that it goes to.",
+    "decode-key": f"Declare the topic with the key type that its producers write, or with key=bytes; {_ASIDE}",
+    "decode-value": "Declare the topic with the value type that its producers write, or give it a codec= for them; "
+    + _ASIDE,
+    "handle": 'Mend the handler, or declare retry=Retry.exponential("5s") to run such records again, '
+    "or dead_letter=True to set them aside.",
+    "sink": f"Mend what the handler returns, or the topic that it goes to; {_ASIDE}",
 }
 
 
@@ -184,11 +204,14 @@ def _lost(committed: int, start: int | None, end: int | None) -> str:
     )
 
 
-def _missing_topics(topics: Mapping[str, tuple[int | None, int | None]], brokers: str) -> str:
+def _missing_topics(
+    topics: Mapping[str, tuple[int | None, int | None]], brokers: str, configs: Mapping[str, Mapping[str, str]]
+) -> str:
     names = ", ".join(sorted(topics))
     commands = [
         f"  kafka-topics.sh --bootstrap-server {brokers} --create --topic {name} "
         f"--partitions {partitions or 1} --replication-factor {replication or 1}"
+        + "".join(f" --config {setting}={value}" for setting, value in sorted(configs.get(name, {}).items()))
         for name, (partitions, replication) in sorted(topics.items())
     ]
     declared = all(partitions for partitions, _ in topics.values())

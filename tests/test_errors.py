@@ -6,7 +6,8 @@ def test_a_failed_record_says_which_record_which_error_and_what_to_do() -> None:
     failed = RecordFailed("charge", "handle", "orders", 3, 42, b"a-1", cause, group="shop.charge", brokers="kafka:9092")
     assert str(failed) == (
         "agent 'charge' failed at stage handle on orders[3] offset 42, key b'a-1': ValueError: declined\n"
-        "Mend the handler, or catch the error in it if the record may be dropped. "
+        'Mend the handler, or declare retry=Retry.exponential("5s") to run such records again, '
+        "or dead_letter=True to set them aside. "
         "The record is not committed: the next start runs it again.\n"
         "To pass over it, stop all workers of the group and run: kafka-consumer-groups.sh "
         "--bootstrap-server kafka:9092 --group shop.charge --topic orders:3 --reset-offsets --to-offset 43 --execute"
@@ -40,6 +41,17 @@ def test_a_missing_topic_comes_with_the_command_that_creates_it() -> None:
         "  kafka-topics.sh --bootstrap-server host:9092 --create --topic a --partitions 6 --replication-factor 3\n"
         "  kafka-topics.sh --bootstrap-server host:9092 --create --topic b --partitions 1 --replication-factor 1\n"
         "or declare partitions= and start with --create-topics."
+    )
+
+
+def test_a_missing_topic_is_created_with_the_settings_that_it_must_have() -> None:
+    message = str(MissingTopic({"b": (2, 1), "a": (6, 3)}, "host:9092", configs={"a": {"y": "2", "x": "1"}}))
+    assert message == (
+        "missing: a, b. Create with\n"
+        "  kafka-topics.sh --bootstrap-server host:9092 --create --topic a --partitions 6 --replication-factor 3 "
+        "--config x=1 --config y=2\n"
+        "  kafka-topics.sh --bootstrap-server host:9092 --create --topic b --partitions 2 --replication-factor 1\n"
+        "or start with --create-topics."
     )
 
 

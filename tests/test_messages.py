@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from streamkit import App, Output, Record
+from streamkit import App, Output, Record, Retry
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -66,7 +66,10 @@ APPS_AND_TOPICS = [
         "topic 'new', key: keys may be str, bytes, int or UUID, and each may be null anyway; not float",
     ),
     ('app.topic("new", value=None)', "topic 'new', value: a topic of nothing but tombstones has no type of values"),
-    ('app.topic("new", value=Order, codec=1)', "topic 'new', codec: 1 has no encode and decode"),
+    (
+        'app.topic("new", value=Order, codec=1)',
+        "topic 'new', codec: 1 has no method encode; give an object with encode and decode",
+    ),
     (
         'app.topic("new", value=Order, codec=object)',
         "topic 'new', codec: <class 'object'> is a class; give an object with encode and decode",
@@ -116,6 +119,75 @@ AGENTS = [
         f'{GOOD}@app.agent(orders, name="other", group="shop.audit"){AUDIT}',
         "agent 'other', group: 'shop.audit' is the group of agent 'audit' already; "
         "each agent needs its own: leave group= out, or give another name",
+    ),
+]
+
+RETRIES = [
+    (
+        f'@app.agent(orders, retry="5s"){AUDIT}',
+        "agent 'audit', retry: '5s' is not a Retry; write retry=Retry.exponential(\"5s\")",
+    ),
+    (f"@app.agent(orders, retry=Retry.exponential(5)){AUDIT}", f"Retry.exponential, first: 5: {A_DURATION}"),
+    (
+        f'@app.agent(orders, retry=Retry.exponential("5s", tiers=0)){AUDIT}',
+        "Retry.exponential, tiers: 0 is not a whole number of at least 1",
+    ),
+    (
+        f'@app.agent(orders, retry=Retry.exponential("5s", never=KeyError)){AUDIT}',
+        "Retry.exponential, never: KeyError is a class alone; write (KeyError,)",
+    ),
+    (
+        f"@app.agent(orders, retry=Retry.delays()){AUDIT}",
+        'Retry.delays: it has no tier; write Retry.delays("5s", "1m", "10m"), or Retry.in_place(3)',
+    ),
+    (
+        f"@app.agent(orders, dead_letter=3){AUDIT}",
+        "agent 'audit', dead_letter: 3 is none of True, False, a topic or the name of one",
+    ),
+    (f'@app.agent(orders, dead_letter="a/b"){AUDIT}', f"agent 'audit', dead_letter: 'a/b' is not a name; {A_NAME}"),
+    (
+        f'@app.agent(orders, dead_letter="__failed"){AUDIT}',
+        "agent 'audit', dead_letter: '__failed' is reserved: '.', '..' and names that begin with '__' are Kafka's own; "
+        "choose another",
+    ),
+    (
+        f"@app.agent(orders, dead_letter=orders){AUDIT}",
+        "agent 'audit', dead_letter: the agent reads 'orders' itself, and would get its dead letters again",
+    ),
+    (
+        f'@app.agent(orders, dead_letter=App("other").topic("failed", value=bytes)){AUDIT}',
+        "agent 'audit', dead_letter: Topic('failed', value=bytes, key=str) was declared by another app; "
+        "declare it with this one's .topic()",
+    ),
+    (
+        f'@app.agent(orders, dead_letter="invoices"){AUDIT}',
+        "agent 'audit', dead_letter: a dead letter topic cannot be called 'invoices', that is a declared topic; "
+        "if it is to be both, declare it above the agent and give the agent the topic: dead_letter=TOPIC",
+    ),
+    (
+        f'@app.agent(orders, dead_letter=True){AUDIT}app.topic("orders.dlq", value=bytes)',
+        "topic 'orders.dlq': a declared topic cannot be called 'orders.dlq', that is a dead letter topic; "
+        "if it is to be both, declare it above the agent and give the agent the topic: dead_letter=TOPIC",
+    ),
+    (
+        f'@app.agent(orders, retry=Retry.delays("1s")){AUDIT}app.topic("orders.shop.audit.retry-1", value=bytes)',
+        "topic 'orders.shop.audit.retry-1': a declared topic cannot be called 'orders.shop.audit.retry-1', "
+        "that is retry tier 1 of agent 'audit'; choose another name",
+    ),
+    (
+        f'app.topic("orders_dlq", value=bytes)\n@app.agent(orders, dead_letter=True){AUDIT}',
+        "agent 'audit', dead_letter: 'orders.dlq', a dead letter topic, and 'orders_dlq', a declared topic, differ "
+        "only in '.' and '_', and Kafka takes them for one; choose another name",
+    ),
+    (
+        f'@app.agent(orders, group="g" * 240, retry=Retry.delays("1s")){AUDIT}',
+        f"agent 'audit', retry: retry tier 1 of agent 'audit' would be called 'orders.{'g' * 240}.retry-1', which has "
+        "255 characters, and Kafka allows 249; give the agent a shorter name= or group=",
+    ),
+    (
+        f'@app.agent(app.topic("t" * 246, value=Order), dead_letter=True){AUDIT}',
+        f"agent 'audit', dead_letter: a dead letter topic would be called '{'t' * 246}.dlq', which has 250 characters, "
+        "and Kafka allows 249; give dead_letter= a shorter name",
     ),
 ]
 
@@ -243,7 +315,7 @@ def worker(code: str, *arguments: str, environment: Mapping[str, str] | None = N
     return result.exit_code, result.stderr
 
 
-@pytest.mark.parametrize(("code", "message"), APPS_AND_TOPICS + AGENTS + HANDLERS)
+@pytest.mark.parametrize(("code", "message"), APPS_AND_TOPICS + AGENTS + RETRIES + HANDLERS)
 def test_a_wrong_declaration_is_told_with_its_line(code: str, message: str, tmp_path: Path) -> None:
     exit_code, errors = worker(code, "shop")
     said, _, where = errors.partition("\n")

@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from streamkit.errors import ConfigurationError, TransportError
-from streamkit.record import TopicPartition
+from streamkit.record import HeaderList, TopicPartition
 
 NO_GENERATION = -1
-
-# aiokafka builds batches from lists only.
-HeaderList = list[tuple[str, bytes | None]]
 
 
 class Unreachable(TransportError):
@@ -38,6 +36,10 @@ class RecordTooLarge(TransportError):
 
 class Refused(TransportError):
     """The broker will not do this, now or later: not authorised, an invalid request, a failed login."""
+
+
+class TopicRefused(Refused):
+    """This client may not write to the topic, whatever the record."""
 
 
 class AccessDenied(ConfigurationError):
@@ -104,9 +106,15 @@ class LogRange(NamedTuple):
     end: int
 
 
+# What is asked of each topic.
+SHOWN_CONFIG = ("cleanup.policy", "max.message.bytes", "message.timestamp.type", "min.insync.replicas", "retention.ms")
+
+
 class TopicInfo(NamedTuple):
     partitions: int
     max_message_bytes: int | None  # None: the broker did not say
+    replication: int | None = None  # None: the broker did not say
+    config: Mapping[str, str] = MappingProxyType({})  # those of SHOWN_CONFIG, in force; empty: the broker did not say
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,16 +15,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from streamkit.errors import TransportError
-from streamkit.record import TopicPartition
+from streamkit.record import HeaderList, TopicPartition
 from streamkit.settings import Settings
 from streamkit.transport.base import (
     NO_GENERATION,
+    SHOWN_CONFIG,
     Admin,
     CommitRejected,
     CommittedOffset,
     ConsumedRecord,
     Consumer,
-    HeaderList,
     LogRange,
     MetadataTooLarge,
     NewTopic,
@@ -726,6 +726,32 @@ async def topics_are_created_once_with_their_partitions(world: World) -> None:
 async def a_topic_is_created_with_its_settings(world: World) -> None:
     topic = await world.topic(max_message_bytes="5000")
     assert (await world.admin.topics([topic]))[topic].max_message_bytes == 5000
+
+
+@case("topic_config")
+async def a_topic_shows_its_settings_and_what_it_has_by_default(world: World) -> None:
+    settings = {
+        "cleanup_policy": "compact,delete",
+        "max_message_bytes": "2000000",
+        "message_timestamp_type": "LogAppendTime",
+        "min_insync_replicas": "1",
+        "retention_ms": "-1",
+    }
+    given = await world.topic(1, **settings)
+    plain = await world.topic(2, segment_ms="60000")
+    found = await world.admin.topics([given, plain])
+    assert found[given].config == {name.replace("_", "."): value for name, value in settings.items()}
+    assert set(found[plain].config) == set(SHOWN_CONFIG)
+    assert found[plain].config["message.timestamp.type"] == "CreateTime"
+    assert int(found[plain].config["max.message.bytes"]) == found[plain].max_message_bytes
+
+
+@case()
+async def a_topic_shows_how_often_it_is_replicated(world: World) -> None:
+    topic = NewTopic(world.name("topic"), 3, 1)
+    await world.admin.create_topics([topic])
+    await world.settled_topic(topic.name, 3)
+    assert (await world.admin.topics([topic.name]))[topic.name].replication == 1
 
 
 @case("topic_config")

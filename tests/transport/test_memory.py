@@ -26,6 +26,7 @@ from streamkit.transport.base import (
     CommittedOffset,
     MetadataTooLarge,
     RecordTooLarge,
+    Refused,
     Stored,
     TopicMissing,
     Unreachable,
@@ -225,6 +226,26 @@ def test_a_batch_can_be_stored_though_its_acknowledgement_is_lost() -> None:
         broker.faults.fail_produces(1, Unreachable("lost"), stored=True)
         with pytest.raises(Unreachable):
             await (await send(MemoryProducer(broker, SETTINGS)))
+        assert values(broker) == [b"v"]
+
+    run(main())
+
+
+def test_one_topic_can_be_made_to_refuse_until_it_is_made_to_accept() -> None:
+    async def main() -> None:
+        broker = broker_with_topic()
+        broker.create_topic("other")
+        broker.faults.refuse("t")
+        for _ in range(3):
+            with pytest.raises(Refused, match="topic 't' takes nothing"):
+                await (await send(MemoryProducer(broker, SETTINGS)))
+        await (await send(MemoryProducer(broker, SETTINGS), partition=TopicPartition("other", 0)))
+        broker.faults.refuse("t", RecordTooLarge("no"))
+        with pytest.raises(RecordTooLarge):
+            await (await send(MemoryProducer(broker, SETTINGS)))
+        assert values(broker) == []
+        broker.faults.accept("t")
+        await (await send(MemoryProducer(broker, SETTINGS)))
         assert values(broker) == [b"v"]
 
     run(main())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,7 +18,15 @@ from aiokafka.client import CoordinationType
 
 from streamkit.record import TopicPartition
 from streamkit.settings import Settings
-from streamkit.transport.base import CommittedOffset, LogRange, NewTopic, Refused, TopicInfo, Unreachable
+from streamkit.transport.base import (
+    SHOWN_CONFIG,
+    CommittedOffset,
+    LogRange,
+    NewTopic,
+    Refused,
+    TopicInfo,
+    Unreachable,
+)
 from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.client import client_options, cut
 from streamkit.transport.kafka.diagnosis import diagnose
@@ -68,9 +76,9 @@ class KafkaAdmin:
             return {}
         async with self._calling():
             described = await self._admin.describe_topics(sorted(names))
-            counts = {row["topic"]: len(row["partitions"]) for row in described if _exists(row)}
-            limits = await self._message_limits(counts)
-        return {name: TopicInfo(count, limits.get(name)) for name, count in counts.items()}
+            rows = {row["topic"]: row["partitions"] for row in described if _exists(row)}
+            configs = await self._configs(rows)
+        return {name: _info(partitions, configs.get(name, {})) for name, partitions in rows.items()}
 
     async def all_topics(self) -> frozenset[str]:
         async with self._calling():
@@ -142,16 +150,22 @@ class KafkaAdmin:
                 async with asyncio.timeout(self._settings.request_timeout):
                     yield
 
-    async def _message_limits(self, names: Collection[str]) -> dict[str, int]:
-        resources = [ConfigResource(ConfigResourceType.TOPIC, name, {MAX_MESSAGE_BYTES: None}) for name in names]
+    async def _configs(self, names: Collection[str]) -> dict[str, dict[str, str]]:
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(SHOWN_CONFIG)) for name in names]
         if not resources:
             return {}
-        limits: dict[str, int] = {}
+        configs: dict[str, dict[str, str]] = {}
         for response in await self._admin.describe_configs(resources):
             for code, _message, _type, name, entries in response.resources:
                 if code == 0:  # a cluster may forbid to look: then the broker's own check is the only one
-                    limits.update((name, int(entry[1])) for entry in entries if entry[0] == MAX_MESSAGE_BYTES)
-        return limits
+                    configs[name] = {entry[0]: entry[1] for entry in entries if entry[1] is not None}
+        return configs
+
+
+def _info(partitions: Sequence[Mapping[str, Any]], config: Mapping[str, str]) -> TopicInfo:
+    limit = config.get(MAX_MESSAGE_BYTES)
+    replication = len(partitions[0]["replicas"]) if partitions else None
+    return TopicInfo(len(partitions), int(limit) if limit else None, replication, config)
 
 
 def _exists(row: Any) -> bool:

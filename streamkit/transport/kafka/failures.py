@@ -16,6 +16,7 @@ from streamkit.transport.base import (
     RecordTooLarge,
     Refused,
     TopicMissing,
+    TopicRefused,
     Unreachable,
 )
 
@@ -33,7 +34,6 @@ class InvalidRecord(kafka.BrokerResponseError):  # type: ignore[misc]
 kafka.kafka_errors[InvalidRecord.errno] = InvalidRecord
 
 _REFUSED = (
-    kafka.TopicAuthorizationFailedError,
     kafka.GroupAuthorizationFailedError,
     kafka.ClusterAuthorizationFailedError,
     kafka.AuthenticationFailedError,
@@ -58,6 +58,7 @@ _UNREACHABLE = (
     OSError,
 )
 _TABLE: tuple[tuple[tuple[type[BaseException], ...], type[TransportError]], ...] = (
+    ((kafka.TopicAuthorizationFailedError,), TopicRefused),
     (_REFUSED, Refused),
     (_UNREACHABLE, Unreachable),
     (

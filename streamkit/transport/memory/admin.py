@@ -21,7 +21,10 @@ class MemoryAdmin:
     async def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
         await self._broker.travel(self._timeout)
         found = {name: self._broker.topics[name] for name in names if name in self._broker.topics}
-        return {name: TopicInfo(len(topic.partitions), topic.max_message_bytes) for name, topic in found.items()}
+        return {
+            name: TopicInfo(len(topic.partitions), topic.max_message_bytes, topic.replication, topic.shown_config)
+            for name, topic in found.items()
+        }
 
     async def all_topics(self) -> frozenset[str]:
         await self._broker.travel(self._timeout)

@@ -180,6 +180,8 @@ class MemoryBroker:
     ) -> Acknowledgement:
         """Store all or nothing of a batch of `size` bytes. Raises RecordTooLarge, TopicMissing, Unreachable."""
         await self.travel(within)
+        if refusal := self.faults.refusal(partition.topic):
+            raise refusal.with_traceback(None)  # which would grow from one batch to the next
         failure = self.faults.next_produce()
         if failure is not None and not failure.stored:
             raise failure.error
@@ -192,7 +194,7 @@ class MemoryBroker:
         return acknowledgement
 
     async def create_topics(self, topics: Sequence[NewTopic], within: float) -> None:
-        """Create those that do not exist. Replication counts for nothing here."""
+        """Create those that do not exist. Replication is shown, and counts for nothing else."""
         await self.travel(within)
         for topic in topics:
             if not _TOPIC_NAME.fullmatch(topic.name) or topic.name in (".", ".."):
@@ -200,7 +202,7 @@ class MemoryBroker:
             if topic.partitions < 1:
                 raise Refused(f"topic {topic.name!r} could not be created: it needs at least one partition")
             if topic.name not in self.topics:
-                self.topics[topic.name] = TopicLog(topic.name, topic.partitions, topic.config)
+                self.topics[topic.name] = TopicLog(topic.name, topic.partitions, topic.config, topic.replication or 1)
 
     def _commit(
         self, group: str, member: str, generation: int, offsets: Mapping[TopicPartition, CommittedOffset]

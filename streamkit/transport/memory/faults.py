@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from streamkit.transport.base import Refused
 from streamkit.transport.memory.signals import Gate
 
 
@@ -28,6 +29,7 @@ class Faults:
         self._frozen: dict[str, Gate] = {}
         self._commits: deque[Failure] = deque()
         self._produces: deque[Failure] = deque()
+        self._refusals: dict[str, Exception] = {}
 
     def fail_commits(self, times: int, error: Exception, *, stored: bool = False) -> None:
         """Answer the next commits with `error`; `stored` says whether the offsets are stored nevertheless."""
@@ -36,6 +38,13 @@ class Faults:
     def fail_produces(self, times: int, error: Exception, *, stored: bool = False) -> None:
         """Answer the next batches with `error`; `stored` says whether they are in the log nevertheless."""
         self._produces.extend([Failure(error, stored)] * times)
+
+    def refuse(self, topic: str, error: Exception | None = None) -> None:
+        """Answer every batch for a topic with `error`, a Refused unless given, until `accept`."""
+        self._refusals[topic] = error or Refused(f"topic {topic!r} takes nothing")
+
+    def accept(self, topic: str) -> None:
+        self._refusals.pop(topic, None)
 
     def freeze(self, member: str) -> None:
         """Swallow the heartbeats of a member, so that its session ends."""
@@ -52,3 +61,6 @@ class Faults:
 
     def next_produce(self) -> Failure | None:
         return self._produces.popleft() if self._produces else None
+
+    def refusal(self, topic: str) -> Exception | None:
+        return self._refusals.get(topic)

@@ -8,8 +8,14 @@ from typing import NamedTuple
 from streamkit.record import Headers, TopicPartition
 from streamkit.transport.base import LogRange
 
-# Kafka's `message.max.bytes`.
-DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
+# What Kafka gives a topic that is created without.
+DEFAULT_CONFIG = {
+    "cleanup.policy": "delete",
+    "max.message.bytes": "1048588",
+    "message.timestamp.type": "CreateTime",
+    "min.insync.replicas": "1",
+    "retention.ms": "604800000",
+}
 
 
 class MemoryRecord(NamedTuple):
@@ -89,15 +95,21 @@ class Log:
 class TopicLog:
     """A topic: its partitions, and the settings it was created with."""
 
-    def __init__(self, name: str, partitions: int, config: Mapping[str, str]) -> None:
+    def __init__(self, name: str, partitions: int, config: Mapping[str, str], replication: int = 1) -> None:
         self.name = name
         self.config = dict(config)
+        self.replication = replication
         self.partitions: list[Log] = []
         self.grow(partitions)
 
     @property
     def max_message_bytes(self) -> int:
-        return int(self.config.get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES))
+        return int(self.shown_config["max.message.bytes"])
+
+    @property
+    def shown_config(self) -> dict[str, str]:
+        """As admins see it: with the defaults, and without what they do not ask for."""
+        return {name: self.config.get(name, default) for name, default in DEFAULT_CONFIG.items()}
 
     @property
     def stamps_on_append(self) -> bool:

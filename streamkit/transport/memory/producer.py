@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass
 
 from streamkit.errors import TransportError
-from streamkit.record import Headers, TopicPartition
+from streamkit.record import HeaderList, Headers, TopicPartition
 from streamkit.settings import Settings
-from streamkit.transport.base import BatchBuilder, HeaderList, Stored, TopicMissing
+from streamkit.transport.base import BatchBuilder, Stored, TopicMissing
 from streamkit.transport.memory.broker import MemoryBroker
 from streamkit.transport.memory.log import Payload
 

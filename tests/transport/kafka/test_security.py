@@ -18,7 +18,7 @@ from streamkit.cli.embedded import free_port
 from streamkit.errors import ConfigurationError
 from streamkit.record import TopicPartition
 from streamkit.settings import Settings, SettingValue
-from streamkit.transport.base import AccessDenied, NewTopic, Transport, Unreachable
+from streamkit.transport.base import AccessDenied, NewTopic, TopicInfo, Transport, Unreachable
 from streamkit.transport.kafka import KafkaTransport
 from streamkit.transport.kafka.access import Access, NoToken, ScramLogin
 from tests.cli.support import Finished, module, running, streamkit
@@ -482,6 +482,24 @@ def test_a_worker_needs_no_more_permissions_than_the_page_says(secured: SecuredK
     ended = made.run(given, *options)
     assert ended.code == 0, ended.errors
     assert "records handled: passes_on 1 " in ended.errors
+
+
+def test_a_cluster_that_keeps_the_settings_of_topics_to_itself_shows_their_partitions(secured: SecuredKafka) -> None:
+    given: Given = {**IN_THE_OPEN, "brokers": secured.sasl_plaintext.address}
+    topic = name("described")
+
+    async def case() -> None:
+        await create(KafkaTransport(Settings.load({}, {}, given)), topic)
+        await asyncio.to_thread(secured.kafka.permit, LIMITED, "Describe", "--topic", topic)
+        admin = KafkaTransport(Settings.load({}, {}, {**given, "sasl_username": LIMITED})).admin()
+        await admin.start()
+        try:
+            assert await admin.topics([topic]) == {topic: TopicInfo(1, None, 1, {})}
+            assert topic in await admin.all_topics()
+        finally:
+            await admin.stop()
+
+    asyncio.run(case())
 
 
 # Clients in the middle of their work
