@@ -9,6 +9,7 @@ from itertools import accumulate
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from streamkit.observe.lag import LagTable
+from streamkit.observe.retry_metrics import retry_metrics
 from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots, WorkerSlots
 
 _BOUNDS = (*map(str, DURATION_BUCKETS), "+Inf")
@@ -43,6 +44,7 @@ class StreamkitCollector:
         yield _assigned(agents)
         yield self._lags(agents)
         yield self._sample_times(agents)
+        yield from retry_metrics(agents, self._lag)
 
     def _produced(self) -> Metric:
         family = CounterMetricFamily(
@@ -92,7 +94,7 @@ def _consumed(agents: Sequence[AgentSlots]) -> Metric:
         labels=("group", "topic"),
     )
     for agent in agents:
-        for topic, count in list(agent.consumed.items()):
+        for topic, count in agent.consumed.copy().items():
             family.add_metric((agent.group, topic), count)
     return family
 
@@ -100,7 +102,8 @@ def _consumed(agents: Sequence[AgentSlots]) -> Metric:
 def _processed(agents: Sequence[AgentSlots]) -> Metric:
     family = CounterMetricFamily(
         "streamkit_records_processed",
-        "How deliveries ended: success, error, cancelled (by a revoke or a stop), skipped (settled before a restart).",
+        "How deliveries ended: success, error, cancelled (by a revoke or a stop), skipped (settled before a restart), "
+        "filtered (by the handler), retried (a tier has them), dead_lettered.",
         labels=("group", "agent", "topic", "result"),
     )
     for agent in agents:
@@ -109,6 +112,11 @@ def _processed(agents: Sequence[AgentSlots]) -> Metric:
         family.add_metric((*labels, "error"), agent.processed_error)
         family.add_metric((*labels, "cancelled"), agent.processed_cancelled)
         family.add_metric((*labels, "skipped"), agent.skipped)
+        family.add_metric((*labels, "filtered"), agent.processed_filtered)
+        if agent.retries:
+            family.add_metric((*labels, "retried"), agent.processed_retried)
+        if agent.has_dead_letters:
+            family.add_metric((*labels, "dead_lettered"), agent.processed_dead_lettered)
     return family
 
 

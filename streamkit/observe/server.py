@@ -1,4 +1,4 @@
-"""/metrics, /livez and /readyz over HTTP."""
+"""/metrics, /livez, /readyz and /healthz over HTTP."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ class Server:
         self._registry = CollectorRegistry()
         self._registry.register(StreamkitCollector(slots, lag))
         self._registry.register(_GlobalMetrics())
-        self._pages = {"/metrics": self._metrics, "/livez": self._livez, "/readyz": self._readyz}
+        self._pages = {
+            "/metrics": self._metrics,
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/healthz": self._healthz,
+        }
         self._runner: web.ServerRunner | None = None
 
     async def start(self, listening: socket.socket) -> None:
@@ -77,6 +82,11 @@ class Server:
 
     def _readyz(self, request: web.BaseRequest) -> web.Response:
         return _verdict(health.not_ready(self._slots))
+
+    def _healthz(self, request: web.BaseRequest) -> web.Response:
+        now = time.monotonic()
+        live = not health.not_live(self._slots, self._started, now)
+        return _text(health.summary(self._slots, self._started, now), status=200 if live else 503)
 
 
 class _Request(web.BaseRequest):

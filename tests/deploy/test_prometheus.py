@@ -4,19 +4,28 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
 
 from apps.flights.agents import app
 from streamkit.cli.embedded import EmbeddedBroker, free_port
+from streamkit.observe.collector import StreamkitCollector
 from tests.deploy.containers import worker
 from tests.deploy.files import PROMETHEUS_CONFIG, SERVICES
 from tests.deploy.prometheus import Tools, serving
 from tests.deploy.test_containers import feed
+from tests.observe.support import worker_with_every_metric
 
 CONFIG: dict[str, Any] = yaml.safe_load(PROMETHEUS_CONFIG.read_text())
 
 
 def test_promtool_accepts_the_config(tools: Tools) -> None:
     assert "SUCCESS" in tools.check("config", str(PROMETHEUS_CONFIG))
+
+
+def test_promtool_finds_nothing_to_mend_in_any_metric(tools: Tools) -> None:
+    registry = CollectorRegistry()
+    registry.register(StreamkitCollector(*worker_with_every_metric()))
+    assert tools.check("metrics", stdin=generate_latest(registry).decode()) == ""
 
 
 def test_every_replica_of_the_worker_is_found() -> None:

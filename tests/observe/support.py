@@ -12,12 +12,15 @@ from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamkit.observe.collector import StreamkitCollector
+from streamkit.observe.lag import LagTable
 from streamkit.observe.observer import Observer
 from streamkit.observe.slots import AgentSlots, WorkerSlots
 from streamkit.record import TopicPartition
 from streamkit.transport.base import CommittedOffset, LogRange, NewTopic, TopicInfo, Unreachable
 
 ORDERS = [TopicPartition("orders", n) for n in range(3)]
+FIRST_TIER, SECOND_TIER = "orders.billing.charge.retry-1", "orders.billing.charge.retry-2"
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -27,6 +30,26 @@ def running_worker() -> tuple[WorkerSlots, AgentSlots]:
     slots = WorkerSlots("1.2.3")
     slots.state, slots.unready, slots.heartbeat = "running", "", time.monotonic()
     return slots, slots.agent("charge", "billing.charge", ("orders",), 8)
+
+
+def retrying_worker() -> tuple[WorkerSlots, AgentSlots]:
+    """The same, of an agent with two tiers, dead letters and a breaker."""
+    slots, agent = running_worker()
+    agent.declare(tiers=2, in_place=True, dead_letters=True, breaker=True)
+    agent.add_tiers({FIRST_TIER: 1, SECOND_TIER: 2})
+    return slots, agent
+
+
+def worker_with_every_metric() -> tuple[WorkerSlots, LagTable]:
+    """One whose every metric has samples."""
+    slots, agent = retrying_worker()
+    agent.assigned = frozenset([ORDERS[0], TopicPartition(FIRST_TIER, 0)])
+    agent.oldest_due = lambda: {1: 1_790_000_000.5}
+    agent.observe_lateness(1, 0.02)
+    slots.output("invoices")
+    lag = LagTable()
+    lag.record(agent.group, dict.fromkeys(agent.assigned, 7), at=1_790_000_000.0)
+    return slots, lag
 
 
 @dataclass
@@ -112,6 +135,15 @@ def scrape(observer: Observer) -> dict[Sample, float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name.startswith("streamkit_")
+    }
+
+
+def collect(slots: WorkerSlots, lag: LagTable | None = None) -> dict[Sample, float]:
+    """What a scrape would show, without a server."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in StreamkitCollector(slots, lag or LagTable()).collect()
+        for sample in family.samples
     }
 
 

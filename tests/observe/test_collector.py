@@ -11,7 +11,7 @@ from streamkit.observe.collector import StreamkitCollector
 from streamkit.observe.lag import LagTable
 from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots, WorkerSlots
 from streamkit.record import TopicPartition
-from tests.observe.support import ORDERS, Sample, get, observing, running_worker, scrape, series
+from tests.observe.support import ORDERS, collect, get, observing, running_worker, scrape, series
 
 CHARGE = {"group": "billing.charge", "agent": "charge"}
 
@@ -25,6 +25,7 @@ def a_busy_worker() -> WorkerSlots:
     slots, agent = running_worker()
     agent.consumed["orders"] = 100
     agent.skipped = 3
+    agent.processed_filtered = 5
     agent.processed_success, agent.processed_error, agent.processed_cancelled = 90, 2, 1
     for seconds in (0.001, 0.0011, 0.2, 90.0):
         take_time(agent, seconds)
@@ -50,6 +51,7 @@ def test_every_slot_is_scraped() -> None:
         series(processed, **CHARGE, topic="orders", result="error"): 2,
         series(processed, **CHARGE, topic="orders", result="cancelled"): 1,
         series(processed, **CHARGE, topic="orders", result="skipped"): 3,
+        series(processed, **CHARGE, topic="orders", result="filtered"): 5,
         series("streamkit_in_flight_records", **CHARGE): 4,
         series("streamkit_records_produced_total", topic="invoices", result="success"): 88,
         series("streamkit_records_produced_total", topic="invoices", result="error"): 1,
@@ -153,18 +155,10 @@ def test_a_scrape_agrees_with_itself_while_the_worker_goes_on() -> None:
 
 
 def assert_histogram_is_consistent(slots: WorkerSlots) -> None:
-    samples = collect(slots, LagTable())
+    samples = collect(slots)
     buckets = [v for (name, _), v in samples.items() if name.endswith("_bucket")]
     assert buckets == sorted(buckets)
     assert buckets[-1] == next(v for (name, _), v in samples.items() if name.endswith("_seconds_count"))
-
-
-def collect(slots: WorkerSlots, lag: LagTable) -> dict[Sample, float]:
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in StreamkitCollector(slots, lag).collect()
-        for sample in family.samples
-    }
 
 
 def lags(slots: WorkerSlots, lag: LagTable) -> dict[str, float]:

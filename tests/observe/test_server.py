@@ -54,10 +54,27 @@ def test_liveness_follows_the_heartbeat_and_nothing_else(monkeypatch: pytest.Mon
         assert ask(observer, "/livez").status == 200
 
 
+def test_the_summary_has_the_code_of_liveness_whatever_readiness_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots, agent = running_worker()
+    agent.declare(breaker=True)
+    agent.breaker_open, agent.breaker_since, agent.held = True, 1_795_590_000.0, lambda: 12
+    slots.unready = "no broker answers"
+    with observing(slots) as observer:
+        answer = ask(observer, "/healthz")
+        assert (answer.status, answer.headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+        assert "ready: no: no broker answers\n" in answer.text
+        assert "  breaker: open since 2026-11-25T07:00:00Z, 12 records held\n" in answer.text
+        monkeypatch.setattr("streamkit.observe.health.HEARTBEAT_LIMIT", -1.0)
+        slots.heartbeat = time.monotonic()
+        answer = ask(observer, "/healthz")
+        assert answer.status == ask(observer, "/livez").status == 503
+        assert "live: no: the event loop has not run for 0 s" in answer.text
+
+
 def test_an_unknown_page_is_not_found() -> None:
     with observing(WorkerSlots("1")) as observer:
         answer = ask(observer, "/admin")
-    assert (answer.status, answer.text) == (404, "not found; there are /metrics /livez /readyz\n")
+    assert (answer.status, answer.text) == (404, "not found; there are /metrics /livez /readyz /healthz\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
@@ -75,7 +92,7 @@ def test_head_answers_as_get_without_the_body() -> None:
 
 def test_no_answer_names_a_version_of_the_server() -> None:
     with observing(WorkerSlots("1")) as observer:
-        for path in ("/metrics", "/livez", "/readyz", "/nothing"):
+        for path in ("/metrics", "/livez", "/readyz", "/healthz", "/nothing"):
             assert ask(observer, path).headers["Server"] == "streamkit"
 
 
