@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, final
@@ -16,7 +16,7 @@ from streamkit.runtime.invoke import record_decoder
 from streamkit.runtime.worker import Worker
 from streamkit.settings import Settings, SettingValue
 from streamkit.topic import Topic
-from streamkit.transport.base import LogRange
+from streamkit.transport.base import ConsumedRecord, LogRange
 from streamkit.transport.memory import MemoryBroker, MemoryTransport
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 LOOK_EVERY = 0.001
+ORIGIN = "sk-origin-topic"
 # What has happened is to be seen soon; the app's own settings win.
 QUICK: dict[str, SettingValue] = {"commit_interval": "10ms", "drain_timeout": "5s"}
 
@@ -42,11 +43,18 @@ class AppUnderTest:
         self._app = app
         self._broker = MemoryBroker()
         self._partitioners: dict[str, Partitioner] = {}
+        copies = {name for agent in app.agents.values() for name in agent.dead_letters.values()}
         for topic in app.topics.values():
-            partitions = topic.partitions or 1
-            self._broker.create_topic(topic.name, partitions)
-            self._partitioners[topic.name] = Partitioner(partitions)
-        self.worker = Worker(app, settings, MemoryTransport(self._broker, settings), WorkerSlots("test"))
+            if topic.name not in copies:
+                self._broker.create_topic(topic.name, topic.partitions or 1)
+        self.worker = Worker(
+            app,
+            settings,
+            MemoryTransport(self._broker, settings),
+            WorkerSlots("test"),
+            create_topics=True,  # those of retries and dead letters, like those of their sources
+            wait_for_retries=False,
+        )
         self._running: asyncio.Task[None] | None = None
         self._told = False  # the test knows how the app has failed
 
@@ -77,7 +85,7 @@ class AppUnderTest:
     ) -> RecordMetadata:
         """Write bytes to a topic: those that another program might write, and that cannot be decoded."""
         self._own(topic)
-        chosen = self._partitioners[topic.name].choose(key, partition)
+        chosen = self._partitioner(topic).choose(key, partition)
         moment = None if timestamp is None else round(timestamp.timestamp() * 1000)
         offset = self._broker.append(topic.name, value, key=key, partition=chosen, headers=headers, timestamp=moment)
         return RecordMetadata(topic.name, chosen, offset)
@@ -106,6 +114,26 @@ class AppUnderTest:
         self._own(topic)
         decode = record_decoder(topic)
         return [decode(record) for record in self._broker.records(topic.name)]
+
+    def dead_letters(self, topic: Topic[K, V]) -> list[Record[K | bytes, V | bytes | None]]:
+        """What has failed for good of a topic, as it lies in its dead letter topic: those of a partition in order.
+
+        A key or value that cannot be decoded is the bytes; the headers, `sk-error-class` for one, tell what happened.
+        Raises DeclarationError if no agent has dead letters of the topic.
+        """
+        self._own(topic)
+        agents = self._app.agents.values()
+        names = dict.fromkeys(agent.dead_letters[topic.name] for agent in agents if topic.name in agent.dead_letters)
+        if not names:
+            raise DeclarationError(f"no agent has dead letters of {topic!r}; give one retry= or dead_letter=")
+        found = [record for name in names for record in self._broker.records(name)]
+        # Agents of other topics may have theirs in the same one.
+        return [_letter(topic, record) for record in found if dict(record.headers).get(ORIGIN) == topic.name.encode()]
+
+    def _partitioner(self, topic: Topic[Any, Any]) -> Partitioner:
+        if topic.name not in self._partitioners:
+            self._partitioners[topic.name] = Partitioner(len(self._broker.topics[topic.name].partitions))
+        return self._partitioners[topic.name]
 
     def _own(self, topic: Topic[Any, Any]) -> None:
         if self._app.topics.get(topic.name) is not topic:
@@ -142,6 +170,21 @@ class AppUnderTest:
         await asyncio.wait([running])
         if not self._told:
             running.result()
+
+
+def _letter(topic: Topic[Any, Any], record: ConsumedRecord) -> Record[Any, Any]:
+    key = _as_far_as_decodable(topic.key_codec.decode, record.key)
+    value = _as_far_as_decodable(topic.value_codec.decode, record.value)
+    return Record(key, value, record.topic, record.partition, record.offset, record.timestamp, record.headers)
+
+
+def _as_far_as_decodable(decode: Callable[[bytes], V], raw: bytes | None) -> V | bytes | None:
+    if raw is None:
+        return None
+    try:
+        return decode(raw)
+    except Exception:  # those of a codec may be of any kind
+        return raw
 
 
 def under_test(app: App, settings: Mapping[str, SettingValue]) -> AbstractAsyncContextManager[AppUnderTest]:

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from streamkit import App, Batch, DeclarationError, EncodeError, Output, Record, RecordFailed, Stream, UserCodeFailed
+from streamkit import (
+    App,
+    Batch,
+    DeclarationError,
+    EncodeError,
+    Output,
+    Record,
+    RecordFailed,
+    Retry,
+    Stream,
+    UserCodeFailed,
+)
 from streamkit.testing import NotDrained
 
 
@@ -194,3 +205,108 @@ def test_an_app_can_be_tested_again_and_again() -> None:
             return test.sent(shop.invoices)
 
     assert [asyncio.run(main()) for _ in range(3)] == [["invoice 1"]] * 3
+
+
+class Retried:
+    """Payments are tried again, and have dead letters; refunds have theirs in the same topic."""
+
+    def __init__(self) -> None:
+        self.app = app = App("shop")
+        self.attempts: list[tuple[str, int]] = []
+        self.payments = app.topic("payments", value=Order | None, key=int, partitions=3)
+        self.refunds = app.topic("refunds", value=str)
+        self.failed = app.topic("failed", value=bytes)
+
+        @app.agent(self.payments, retry=Retry.delays("1m", "1h"), dead_letter=self.failed)
+        async def pay(record: Record[int, Order | None]) -> None:
+            assert record.value is not None
+            self.attempts.append((record.value.id, record.attempt))
+            if record.attempt <= record.value.cents:
+                raise ConnectionError("the bank is closed")
+
+        @app.agent(self.refunds, dead_letter=self.failed)
+        async def refund(payment: str) -> None: ...
+
+
+def test_tiers_and_dead_letter_topics_are_there_as_on_a_cluster() -> None:
+    shop = Retried()
+
+    async def main() -> None:
+        async with shop.app.test() as test:
+            topics = test._broker.topics
+            copies = {"payments.shop.pay.retry-1", "payments.shop.pay.retry-2", "failed"}
+            assert topics.keys() == {"payments", "refunds"} | copies
+            for name in copies:
+                assert len(topics[name].partitions) == 3
+                assert topics[name].stamps_on_append
+            await test.send(shop.failed, b"by hand", partition=2)
+            await test.drain()
+            assert test.sent(shop.failed) == [b"by hand"]
+
+    asyncio.run(main())
+
+
+def test_retries_do_not_wait_and_what_fails_for_good_can_be_looked_at() -> None:
+    shop = Retried()
+
+    async def main() -> None:
+        async with shop.app.test() as test:
+            await test.send(shop.payments, Order("soon paid", 2), key=1)
+            await test.send(shop.payments, Order("never paid", 9), key=2, headers=[("mine", b"1")])
+            test.send_raw(shop.payments, b"no json", key=b"3")
+            await test.send(shop.refunds, "a", key="k")
+            await test.drain()
+            letters = {letter.key: letter for letter in test.dead_letters(shop.payments)}
+            assert {key: letter.value for key, letter in letters.items()} == {2: Order("never paid", 9), 3: b"no json"}
+            headers = dict(letters[2].headers)
+            assert (headers["mine"], headers["sk-attempt"]) == (b"1", b"3")
+            assert headers["sk-error-message"] == b"the bank is closed"
+            assert test.dead_letters(shop.refunds) == []
+
+    asyncio.run(main())
+    expected = {(order, attempt) for order in ("soon paid", "never paid") for attempt in (1, 2, 3)}
+    assert sorted(shop.attempts) == sorted(expected)
+
+
+def test_dead_letters_are_decoded_as_far_as_they_can_be() -> None:
+    shop = Retried()
+
+    async def main() -> list[Record[int | bytes, Order | bytes | None]]:
+        async with shop.app.test() as test:
+            for origin, key, value in (
+                ("payments", b"7", b'{"id": "a", "cents": 1}'),
+                ("payments", b"seven", b'{"id": "b", "cents": 2}'),
+                ("payments", b"8", b"no json"),
+                ("payments", None, None),
+                ("refunds", b"9", b'"c"'),
+            ):
+                headers = [("mine", b"1"), ("sk-origin-topic", origin.encode())]
+                test._broker.append("failed", value, key=key, headers=headers)
+            return test.dead_letters(shop.payments)
+
+    letters = asyncio.run(main())
+    assert [(letter.key, letter.value) for letter in letters] == [
+        (7, Order("a", 1)),
+        (b"seven", Order("b", 2)),
+        (8, b"no json"),
+        (None, None),
+    ]
+    assert (letters[2].topic, letters[2].partition, letters[2].offset) == ("failed", 0, 2)
+    assert list(letters[2].headers) == [("mine", b"1"), ("sk-origin-topic", b"payments")]
+
+
+def test_a_topic_without_dead_letters_is_named() -> None:
+    shop = Shop()
+    other = App("other").topic("elsewhere", value=str)
+
+    async def main() -> None:
+        async with shop.app.test() as test:
+            with pytest.raises(DeclarationError) as caught:
+                test.dead_letters(shop.orders)
+            assert str(caught.value) == (
+                "no agent has dead letters of Topic('orders', value=Order, key=str); give one retry= or dead_letter="
+            )
+            with pytest.raises(DeclarationError, match="is not declared by app 'shop'"):
+                test.dead_letters(other)
+
+    asyncio.run(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from streamkit.agent import Agent
 from streamkit.app import App
@@ -14,6 +14,8 @@ from streamkit.errors import TransportError
 from streamkit.settings import Settings
 from streamkit.transport.base import Admin, Transport
 
+Role = Literal["declared", "retry", "dead_letter"]
+
 
 @dataclass
 class Found:
@@ -21,7 +23,7 @@ class Found:
 
     brokers: str
     error: str | None = None
-    partitions: Mapping[str, int] | None = None  # of the app's topics that exist; None: it was not asked
+    partitions: Mapping[str, int] | None = None  # of `topic_roles` those that exist; None: it was not asked
     orphaned_topics: list[str] = field(default_factory=list[str])
     orphaned_groups: list[str] = field(default_factory=list[str])
 
@@ -35,11 +37,16 @@ class AgentRow:
     group: str
     concurrency: int
     order_by: str
+    tier_waits: list[float]  # seconds, one a tier
+    times_in_place: int
+    wait_in_place: float | None  # seconds; None: not tried again in place
+    dead_letters: dict[str, str]  # by topic; empty: what has failed for good stops the worker
 
 
 @dataclass(frozen=True)
 class TopicRow:
     name: str
+    role: Role
     declared_partitions: int | None
     exists: bool | None  # None: the cluster could not be asked
     partitions: int | None
@@ -66,9 +73,19 @@ def inventory(app: App, found: Found) -> Inventory:
         brokers=found.brokers,
         error=found.error,
         agents=[_agent_row(agent) for agent in app.agents.values()],
-        topics=[_topic_row(name, topic.partitions, found) for name, topic in app.topics.items()],
+        topics=[_topic_row(app, name, role, found) for name, role in topic_roles(app).items()],
         orphans={"topics": found.orphaned_topics, "groups": found.orphaned_groups},
     )
+
+
+def topic_roles(app: App) -> dict[str, Role]:
+    """All topics of the app, those first that it declares, then what its agents bring with them."""
+    roles: dict[str, Role] = dict.fromkeys(app.topics, "declared")
+    for agent in app.agents.values():
+        roles |= dict.fromkeys(agent.tier_topics, "retry")
+        for name in agent.dead_letters.values():
+            roles.setdefault(name, "dead_letter")
+    return roles
 
 
 async def ask(app: App, settings: Settings, transport: Transport) -> Found:
@@ -86,7 +103,7 @@ async def ask(app: App, settings: Settings, transport: Transport) -> Found:
 
 
 async def _ask(app: App, admin: Admin, found: Found) -> None:
-    found.partitions = {name: info.partitions for name, info in (await admin.topics(app.topics)).items()}
+    found.partitions = {name: info.partitions for name, info in (await admin.topics(topic_roles(app))).items()}
     found.orphaned_topics = orphaned_topics(app, await admin.all_topics())
     found.orphaned_groups = orphaned_groups(app, await admin.all_groups())
 
@@ -100,6 +117,10 @@ def _agent_row(agent: Agent[Any, Any]) -> AgentRow:
         group=agent.group,
         concurrency=agent.concurrency,
         order_by=_order(agent),
+        tier_waits=list(agent.retry.tier_waits) if agent.retry else [],
+        times_in_place=agent.retry.times_in_place if agent.retry else 0,
+        wait_in_place=agent.retry.wait_in_place if agent.retry and agent.retry.times_in_place else None,
+        dead_letters=dict(agent.dead_letters),
     )
 
 
@@ -113,7 +134,8 @@ def _function_name(function: object) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _topic_row(name: str, declared: int | None, found: Found) -> TopicRow:
+def _topic_row(app: App, name: str, role: Role, found: Found) -> TopicRow:
+    declared = app.topics[name].partitions if name in app.topics else None
     if found.partitions is None:
-        return TopicRow(name, declared, exists=None, partitions=None)
-    return TopicRow(name, declared, exists=name in found.partitions, partitions=found.partitions.get(name))
+        return TopicRow(name, role, declared, exists=None, partitions=None)
+    return TopicRow(name, role, declared, exists=name in found.partitions, partitions=found.partitions.get(name))

@@ -17,9 +17,10 @@ from streamkit.cli.logs import configure_logs
 from streamkit.cli.signals import take_signals
 from streamkit.cli.transports import transport_for
 from streamkit.cli.version import version
+from streamkit.durations import show_duration
 from streamkit.errors import ConfigurationError, StreamkitError
 from streamkit.observe.observer import Observer
-from streamkit.observe.slots import WorkerSlots
+from streamkit.observe.slots import AgentSlots, WorkerSlots
 from streamkit.runtime.worker import Worker
 from streamkit.settings import Settings
 from streamkit.topic import Topic
@@ -94,12 +95,34 @@ def _announce(app: App, agents: Sequence[Agent[Any, Any]], settings: Settings) -
         sink = f" → {agent.sink.name}" if agent.sink else ""
         topics = ", ".join(topic.name for topic in agent.topics)
         how = "a loop for each partition" if agent.shape == "loop" else f"concurrency {agent.concurrency}"
-        log.info("agent %s: %s%s, group %s, %s", agent.name, topics, sink, agent.group, how)
+        log.info("agent %s: %s%s, group %s, %s%s", agent.name, topics, sink, agent.group, how, _on_failure(agent))
 
 
 def _summarize(slots: WorkerSlots, seconds: float) -> None:
-    counts = ", ".join(f"{agent.agent} {agent.processed_success:,}" for agent in slots.agents.values())
+    counts = ", ".join(f"{agent.agent} {_outcomes(agent)}" for agent in slots.agents.values())
     log.info("stopped after %.1f s; records handled: %s", seconds, counts or "no agent had begun")
+
+
+def _on_failure(agent: Agent[Any, Any]) -> str:
+    """What becomes of records that fail, where that is declared."""
+    parts: list[str] = []
+    if agent.retry is not None and agent.retry.times_in_place:
+        parts.append(f"again in place up to {agent.retry.times_in_place} times")
+    if agent.retry is not None and agent.retry.tier_waits:
+        parts.append(f"retries after {', '.join(map(show_duration, agent.retry.tier_waits))}")
+    if agent.dead_letters:
+        parts.append(f"dead letters in {', '.join(dict.fromkeys(agent.dead_letters.values()))}")
+    return "".join(f", {part}" for part in parts)
+
+
+def _outcomes(agent: AgentSlots) -> str:
+    others = (
+        (agent.processed_filtered, "skipped"),
+        (agent.processed_retried, "to be tried again"),
+        (agent.processed_dead_lettered, "to the dead letters"),
+    )
+    more = ", ".join(f"{count:,} {what}" for count, what in others if count)
+    return f"{agent.processed_success:,}" + (f" ({more})" if more else "")
 
 
 def _later(seconds: float, call: Callable[[int], None], code: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +21,11 @@ def for_one_broker(app: App, target: str, settings: Settings) -> list[Topic[Any,
     from streamkit.cli.logs import configure_logs
 
     configure_logs(settings.log_format, settings.log_level)
+    # Dead letter topics take over the partitions of their sources.
+    dead_letters = {name for agent in app.agents.values() for name in agent.dead_letters.values()}
     topics = [
-        replace(each, partitions=each.partitions or DEFAULT_PARTITIONS, replication=1) for each in app.topics.values()
+        replace(each, partitions=each.partitions or _partitions(each, dead_letters), replication=1)
+        for each in app.topics.values()
     ]
     log.info("topics: %s", ", ".join(map(_with_partitions, topics)) or "none")
     sources = dict.fromkeys(topic.name for agent in app.agents.values() for topic in agent.topics)
@@ -32,5 +36,11 @@ def for_one_broker(app: App, target: str, settings: Settings) -> list[Topic[Any,
     return topics
 
 
+def _partitions(topic: Topic[Any, Any], dead_letters: Collection[str]) -> int | None:
+    return None if topic.name in dead_letters else DEFAULT_PARTITIONS
+
+
 def _with_partitions(topic: Topic[Any, Any]) -> str:
+    if topic.partitions is None:
+        return topic.name
     return f"{topic.name} ({topic.partitions} partition{'' if topic.partitions == 1 else 's'})"

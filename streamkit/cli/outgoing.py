@@ -10,7 +10,7 @@ import msgspec
 
 from streamkit.cli.destination import BadRecord, Encoding
 from streamkit.errors import UsageError
-from streamkit.transport.base import HeaderList
+from streamkit.record import HeaderList
 
 
 class Outgoing(NamedTuple):

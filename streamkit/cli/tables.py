@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from streamkit.cli.inventory import AgentRow, Inventory, TopicRow
+from streamkit.durations import show_duration
 
 NOTHING = "–"
 
@@ -15,7 +16,8 @@ NOTHING = "–"
 def show(inventory: Inventory) -> None:
     """Print it: in 80 columns and without colours where standard output is no terminal."""
     console = Console(highlight=False, emoji=False, markup=False)
-    agents = _table(("agent", "shape", "concurrency", "order", "topics → sink, group"), map(_agent, inventory.agents))
+    headings = ("agent", "shape", "concurrency", "order", "topics → sink, group, retries")
+    agents = _table(headings, map(_agent, inventory.agents))
     topics = _table(("topic", "declared partitions", "exists", "partitions"), map(_topic, inventory.topics))
     console.print(agents, "", topics, sep="\n")
     if inventory.error is not None:
@@ -28,8 +30,19 @@ def show(inventory: Inventory) -> None:
 
 def _agent(row: AgentRow) -> Sequence[str]:
     # Below each other: side by side they would not fit, and names that are cut in two cannot be copied.
-    names = [*row.topics, *([f"→ {row.sink}"] if row.sink else []), f"group {row.group}"]
+    names = [*row.topics, *([f"→ {row.sink}"] if row.sink else []), f"group {row.group}", *_retries(row)]
     return row.name, row.shape, "–" if row.shape == "loop" else str(row.concurrency), row.order_by, "\n".join(names)
+
+
+def _retries(row: AgentRow) -> Iterator[str]:
+    if row.wait_in_place is not None:
+        yield f"retry in place {row.times_in_place} × {show_duration(row.wait_in_place)}"
+    if row.tier_waits:
+        yield f"retry after {', '.join(map(show_duration, row.tier_waits))}"
+    for name in dict.fromkeys(row.dead_letters.values()):
+        yield f"dead letters {name}"
+    if row.tier_waits and not row.dead_letters:
+        yield "no dead letters"
 
 
 def _topic(row: TopicRow) -> Sequence[str]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
+from functools import partial
 from typing import Any
+
+from msgspec import UNSET
 
 from streamkit.agent import Agent
 from streamkit.batch import BatchError
@@ -14,11 +18,12 @@ from streamkit.core.batches import Batches, Line
 from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.crew import Crew
-from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, current
+from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Owner, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
 from streamkit.runtime.flights import Landing, fly, give_up, note_late_error, too_late
 from streamkit.runtime.invoke import SinkFailure, argument_decoder, batch_handler, drive, report_undecodable
+from streamkit.runtime.parking import note_lateness
 from streamkit.runtime.settlement import Settlement
 
 
@@ -42,6 +47,8 @@ class BatchPool:
         self._decode = argument_decoder(agent)
         self._crew = Crew(agent.name, events.fail)
         self._timer: asyncio.TimerHandle | None = None
+        self._unresolved: Counter[Line[TopicPartition, Delivery]] = Counter()  # records of the batch taken last
+        self._repeated: dict[Line[TopicPartition, Delivery], list[Delivery]] = {}  # those of them that run again
         self.queue: Batches[TopicPartition, Delivery] = Batches(agent.batch.size, agent.batch.within)
         self.enough = 2 * agent.concurrency * agent.batch.size
         self.in_flight = 0  # records
@@ -66,10 +73,52 @@ class BatchPool:
         self._crew.wake(tasks)
 
     def opened(self, mine: AssignedPartition) -> None:
-        pass
+        mine.part.on_halt = lambda: self._forget_fates(mine.part)
 
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
         self.queue.put_all(mine.part, deliveries, asyncio.get_running_loop().time())
+
+    def runs(self, owner: Owner) -> bool:
+        return any(flight.owner is owner for flight in owner.partition.flights)
+
+    @property
+    def startable(self) -> bool:
+        return self.queue.wait(asyncio.get_running_loop().time()) == 0
+
+    def again(self, deliveries: Sequence[Delivery]) -> None:
+        lines: dict[Line[TopicPartition, Delivery], list[Delivery]] = {}
+        for delivery in deliveries:
+            lines.setdefault(delivery.part, []).append(delivery)
+        for line, repeated in lines.items():
+            self._repeated.setdefault(line, []).extend(repeated)
+            self._resolved(line, len(repeated))
+
+    def rejoin(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.queue.put_all(delivery.part, [delivery], asyncio.get_running_loop().time())
+        self.wake(1)
+
+    def finished(self, delivery: Delivery) -> None:
+        self._resolved(delivery.part, 1)
+
+    def _resolved(self, line: Line[TopicPartition, Delivery], count: int) -> None:
+        """When all of the batch are: what runs again does so, and else the line goes on."""
+        self._unresolved[line] -= count
+        if self._unresolved[line] > 0:
+            return
+        del self._unresolved[line]
+        repeated = self._repeated.pop(line, None)
+        if repeated:
+            self.queue.again(line, sorted(repeated, key=lambda delivery: delivery.sequence))
+        else:
+            self.queue.release(line)
+        self.wake(1)
+
+    def _forget_fates(self, line: Line[TopicPartition, Delivery]) -> None:
+        """A batch whose handler has ended runs no more in a line that is halted, and must not hold up the next one."""
+        if self._unresolved.pop(line, 0):
+            self._repeated.pop(line, None)
+            self.queue.release(line)
 
     def full(self, partition: TopicPartition) -> None:
         if self.queue.hurry(partition):
@@ -84,6 +133,9 @@ class BatchPool:
             # R14: what would run after the lease may be another member's already.
             if now >= self._events.lease:
                 await self._crew.until_woken()  # by who watches the lease: a batch may be complete all the while
+                continue
+            if self._events.tripped and self.queue.wait(now) == 0 and not self._events.permit():
+                await self._crew.until_woken()
                 continue
             taken = self.queue.take(now)
             if taken is None:
@@ -106,7 +158,9 @@ class BatchPool:
         items = self._decoded(line, deliveries)
         if not items:
             return
-        bundle = Bundle(deliveries[: len(items)], deliveries[0].partition)
+        bundle = Bundle(deliveries[: len(items)], deliveries[0].partition, probe=self._events.tripped)
+        for delivery in bundle.deliveries:
+            delivery.probe = bundle.probe
         context = copy_context()
         context.run(current.set, bundle)
         loop = asyncio.get_running_loop()
@@ -120,7 +174,7 @@ class BatchPool:
         seconds = loop.time() - started
         self._slots.duration_counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
         self._slots.duration_sum += seconds
-        self._land(line, bundle, landing)
+        self._land(line, bundle, landing, started)
 
     def _decoded(self, line: Line[TopicPartition, Delivery], deliveries: Sequence[Delivery]) -> list[Any]:
         """What the handler gets: everything up to a record that cannot be decoded, which then begins the next batch,
@@ -134,45 +188,70 @@ class BatchPool:
                 if items:
                     self.queue.put_back(line, deliveries[len(items) :])
                 else:
+                    self.queue.put_back(line, deliveries[1:])
+                    self._unresolved[line] = 1
                     report_undecodable(self._events, delivery, error)
                 break
+            if delivery.argument is not UNSET:
+                note_lateness(self._slots, delivery, asyncio.get_running_loop().time())
         return items
 
-    def _land(self, line: Line[TopicPartition, Delivery], bundle: Bundle, landing: Landing) -> None:
+    def _land(self, line: Line[TopicPartition, Delivery], bundle: Bundle, landing: Landing, began: float) -> None:
+        failed = partial(self._events.failed_batch, began=began)
         match landing:
             case Landing("handled"):
                 self._handled(bundle)
+                self._events.returned(len(bundle.deliveries))
+                if not bundle.outputs:
+                    for delivery in bundle.deliveries if self._events.failing else ():
+                        self._events.failing.pop(delivery.record.key, None)
+                    self._events.succeeded(len(bundle.deliveries), probe=bundle.probe)
                 self.queue.release(line)
             case Landing("given up", error):
                 note_late_error(self._agent.name, error)
+                if not bundle.failed or bundle.rejection is not None:  # else counted already
+                    self._slots.processed_cancelled += len(bundle.deliveries)
                 give_up(bundle)
-                self._slots.processed_cancelled += len(bundle.deliveries)
                 self.queue.release(line)
             case Landing("late"):
-                self._events.failed(bundle, "handle", TimeoutError(too_late(self._agent.timeout)))
+                late = TimeoutError(too_late(self._agent.timeout))
+                self._settle_fates(line, bundle, partial(failed, bundle, late, "handle", late=True))
             case Landing("raised", BatchError() as error):
-                self._partly_failed(bundle, error)
+                errors = _named(bundle, error)
+                self._settle_fates(line, bundle, partial(failed, bundle, errors, "handle"))
             case Landing("raised", SinkFailure() as error):
-                self._events.failed(bundle, "sink", error.__cause__ or error)
+                cause = error.__cause__ or error
+                self._settle_fates(line, bundle, partial(failed, bundle, cause, "sink"))
             case Landing("raised", BaseException() as error):
-                self._events.failed(bundle, "handle", error)
+                self._settle_fates(line, bundle, partial(failed, bundle, error, "handle"))
+            case _:
+                self._settle_fates(line, bundle, partial(self._events.failed_before, bundle))
         self._events.progressed()
+
+    def _settle_fates(self, line: Line[TopicPartition, Delivery], bundle: Bundle, decide: Callable[[], None]) -> None:
+        """What the decision leaves in the batch is handled; the line goes on when the fate of the others is settled."""
+        self._unresolved[line] = len(bundle.deliveries)
+        decide()
+        if bundle.deliveries and not bundle.failed:
+            self._handled(bundle)
+            self._resolved(line, len(bundle.deliveries))
+        if line.halted:
+            self._forget_fates(line)
 
     def _handled(self, bundle: Bundle) -> None:
         bundle.handled = True
+        for delivery in bundle.deliveries:
+            delivery.handled = True
         self._slots.processed_success += len(bundle.deliveries)
         if not bundle.outputs:
             self._settlement.note(bundle)
             self._settlement.soon()
 
-    def _partly_failed(self, bundle: Bundle, error: BatchError) -> None:
-        deliveries = bundle.deliveries
-        if max(error.errors) >= len(deliveries):
-            error.add_note(f"The batch had {len(deliveries)} records: there is no place {max(error.errors)}.")
-            self._events.failed(bundle, "handle", error)
-            return
-        bundle.failed = len(error.errors) == len(deliveries)  # nothing is left that its outputs could settle or fail
-        bundle.deliveries = [each for place, each in enumerate(deliveries) if place not in error.errors]
-        for place, cause in error.errors.items():
-            self._events.failed(deliveries[place], "handle", cause)
-        self._handled(bundle)
+
+def _named(bundle: Bundle, error: BatchError) -> Mapping[int, BaseException] | BaseException:
+    """The records that have failed, by place; the error itself if there is no such place."""
+    places, last = len(bundle.deliveries), max(error.errors)
+    if last < places:
+        return error.errors
+    error.add_note(f"The batch had {places} records: there is no place {last}.")
+    return error

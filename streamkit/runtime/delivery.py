@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import msgspec
 
@@ -17,6 +17,9 @@ from streamkit.transport.base import CommittedOffset, ConsumedRecord
 
 if TYPE_CHECKING:
     from streamkit.runtime.emitter import Emitter
+    from streamkit.runtime.retry_topics import Tier
+
+WHOLE_PARTITION: Final = True  # the lane of all records under order_by="partition"
 
 
 class AssignedPartition:
@@ -27,11 +30,13 @@ class AssignedPartition:
         "committed",
         "emitter",
         "flights",
+        "halted",
         "outputs",
         "part",
         "partition",
         "settling",
         "skip",
+        "tier",
         "window",
     )
 
@@ -42,6 +47,7 @@ class AssignedPartition:
         start: CommittedOffset,
         skip: SkipList | None,
         emitter: Emitter,
+        tier: Tier | None = None,
     ) -> None:
         self.partition = partition
         self.part = part  # of the agent's queue: a Track of lanes, or a Line of batches
@@ -49,6 +55,8 @@ class AssignedPartition:
         self.committed = start  # what the group is known to have stored
         self.skip = skip  # settled before the last restart
         self.emitter = emitter
+        self.tier = tier  # None: of a source topic
+        self.halted = False  # nothing more of it is started
         self.bytes = 0  # of the records not settled
         self.outputs = 0  # unacknowledged
         self.settling: list[int] = []  # sequences to settle at the end of this loop step
@@ -58,11 +66,6 @@ class AssignedPartition:
     def load(self) -> Load:
         window = self.window
         return Load(window.pending, window.size, self.bytes)
-
-    @property
-    def running(self) -> Iterator[Owner]:
-        """What has handlers that have started; those that never wait are never seen here."""
-        return (flight.owner for flight in self.flights)
 
     @property
     def quiet(self) -> bool:
@@ -77,6 +80,7 @@ class Delivery(msgspec.Struct, eq=False):
     record: ConsumedRecord
     sequence: int
     partition: AssignedPartition
+    part: Any  # of the agent's queue: its partition's own, or for a record of a tier that of its source's
     size: int  # bytes that it is counted with
     lane: Hashable | None
     next: Delivery | None = None  # the one that waits behind it in its lane
@@ -84,6 +88,10 @@ class Delivery(msgspec.Struct, eq=False):
     outputs: int = 0  # unacknowledged
     handled: bool = False  # the handler has ended: it sends no more
     failed: bool = False  # never to be settled
+    rejection: BaseException | None = None  # of an output, while the handler ran
+    in_place: int = 0  # how often it has run again without a tier
+    left: bool = False  # its lane has gone on: it will not run again here
+    probe: bool = False  # its run began while the breaker was open, to see how it fares
 
     @property
     def headers(self) -> Headers:
@@ -100,7 +108,15 @@ class Bundle(msgspec.Struct, eq=False):
     outputs: int = 0  # unacknowledged
     handled: bool = False
     failed: bool = False
+    rejection: BaseException | None = None
+    probe: bool = False
     headers: Headers = ()  # none of one record's go with what is made of many
+    # Those that were taken out while outputs were unacknowledged: these count as one more output of each.
+    leaving: Sequence[Delivery] = ()
+
+    @property
+    def part(self) -> Any:
+        return self.deliveries[0].part if self.deliveries else self.partition.part
 
 
 Owner = Delivery | Bundle
@@ -128,6 +144,14 @@ class Flight:
 
 current: ContextVar[Owner | None] = ContextVar("streamkit_delivery", default=None)
 """What is being handled, in the context of its handler and of the tasks that it starts."""
+
+
+def running_in(part: Any, partitions: Iterable[AssignedPartition]) -> list[Owner]:
+    """What has handlers that have started, in this part of the queue; those that never wait are never seen here.
+
+    A record of a tier runs in the part of its source's partition.
+    """
+    return [flight.owner for mine in partitions for flight in mine.flights if flight.owner.part is part]
 
 
 def check_open(owner: Owner | None) -> None:

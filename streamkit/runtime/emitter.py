@@ -8,12 +8,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from streamkit.record import UNSET, Headers, Output, RecordMetadata
+from streamkit.record import UNSET, HeaderList, Headers, Output, RecordMetadata
 from streamkit.runtime.delivery import Bundle, Delivery, Owner, check_open
 from streamkit.runtime.invoke import SinkFailure
 from streamkit.runtime.publisher import Publisher
 from streamkit.topic import Topic
-from streamkit.transport.base import HeaderList, TopicMissing
+from streamkit.transport.base import TopicMissing
 
 NO_HEADERS: HeaderList = []
 PROPAGATED = frozenset(("traceparent", "correlation-id"))

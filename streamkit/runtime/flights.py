@@ -47,13 +47,13 @@ async def fly(owner: Owner, rest: Awaitable[None], until: float | None) -> Landi
 
 
 def landing(owner: Owner, flight: Flight, error: BaseException | None) -> How:
+    # To be run again by whoever has the partition then.
+    if (error is not None or owner.failed) and (owner.partition.window.closed or flight.cancelled_by == "revoke"):
+        return "given up"
     if owner.failed:  # while it ran: an output was rejected
         return "failed before"
     if error is None:
         return "handled"
-    # To be run again by whoever has the partition then.
-    if owner.partition.window.closed or flight.cancelled_by == "revoke":
-        return "given up"
     if flight.cancelled_by == "timeout" and isinstance(error, asyncio.CancelledError):
         return "late"
     return "raised"

@@ -7,14 +7,20 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from streamkit.agent import Agent
+from streamkit.core.copies import Origin
+from streamkit.core.due import remaining
 from streamkit.core.flow import Flow, FlowLimits, next_fetch
 from streamkit.core.offset_map import SkipList
 from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
+from streamkit.retry import tier_topic
 from streamkit.runtime.committer import Committer
-from streamkit.runtime.delivery import AssignedPartition, Delivery
+from streamkit.runtime.delivery import WHOLE_PARTITION, AssignedPartition, Delivery
 from streamkit.runtime.invoke import record_decoder
 from streamkit.runtime.membership import Membership
+from streamkit.runtime.parking import Due, Parking
+from streamkit.runtime.retry_topics import Tier
+from streamkit.runtime.returned import from_tier
 from streamkit.settings import Settings
 from streamkit.transport.base import ConsumedRecord, Consumer, OffsetOutOfRange
 
@@ -25,7 +31,6 @@ SHOW_LIFE_EVERY = 1.0
 READ_AHEAD_EVERY = 0.02
 RECORD_COST = 250  # bytes of memory that a record takes besides its key and value
 ENOUGH_READY = 256  # records; with fewer, or too few for every task to have two, the next are polled
-WHOLE_PARTITION = True  # the lane of all records under order_by="partition"
 
 LaneKey = Callable[[Delivery], Hashable]
 
@@ -43,7 +48,9 @@ class Work(Protocol):
         """Records that could run now, were there tasks enough."""
         ...
 
-    def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery], /) -> None: ...
+    def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery], /) -> None:
+        """Queue records in this partition's part of the queue: its own ones, or those of its tiers."""
+        ...
 
     def full(self, partition: TopicPartition, /) -> None:
         """The partition gets no more records before some of those it has are settled."""
@@ -70,6 +77,10 @@ class Intake:
         work: Work,
         committer: Committer,
         slots: AgentSlots,
+        *,
+        tripped: Callable[[], bool],
+        wait_for_retries: bool,
+        wall: Callable[[], float],
     ) -> None:
         self._consumer = consumer
         self._membership = membership
@@ -80,6 +91,11 @@ class Intake:
             FlowLimits(settings.max_partition_unsettled, settings.window, settings.max_records, settings.max_bytes)
         )
         self._lane_key = lane_key(agent)
+        self._tripped = tripped
+        self._group = agent.group
+        self._wait_for_retries = wait_for_retries
+        self._wall = wall
+        self.returning = Parking(self._due, wall)
         self._enough_ready = max(ENOUGH_READY, work.enough)
         self.room = asyncio.Event()  # something has settled
         self.hungry = asyncio.Event()  # nothing is ready to run
@@ -92,7 +108,8 @@ class Intake:
             # Read before anything is computed from the assignment: there may be another one at any await.
             epoch = membership.epoch
             loads = {partition: mine.load for partition, mine in membership.partitions.items()}
-            rooms = self._flow.open(loads)
+            # An open breaker may need records that lie beyond those that fail, to see that others succeed.
+            rooms = self._flow.open(loads, windows=2 if self._tripped() else 1)
             if len(rooms) < len(loads):
                 for partition in loads.keys() - rooms.keys():
                     self._work.full(partition)
@@ -136,18 +153,21 @@ class Intake:
         if seen:
             records = records[seen:]
         self._slots.consumed[mine.partition.topic] += len(records)
-        lane_key = self._lane_key
+        lane_key, part = self._lane_key, mine.part
         deliveries: list[Delivery] = []
         size = 0
         for record in records:
             key, value = record.key, record.value
             cost = RECORD_COST + (len(value) if value else 0) + (len(key) if key else 0)
             size += cost
-            deliveries.append(Delivery(record, sequence, mine, cost, key))
+            deliveries.append(Delivery(record, sequence, mine, part, cost, key))
             sequence += 1
         mine.bytes += size
         if mine.skip is not None:
             deliveries = self._without_settled(mine, deliveries, mine.skip)
+        if mine.tier is not None:
+            self._park(mine.tier, deliveries)
+            return
         if lane_key is not None:
             for delivery in deliveries:
                 delivery.lane = lane_key(delivery)
@@ -169,6 +189,44 @@ class Intake:
         if mine.window.next_offset >= skip.end:
             mine.skip = None
         return left
+
+    def _park(self, tier: Tier, deliveries: Sequence[Delivery]) -> None:
+        """A tier's records join the others when they are due."""
+        lane_key, wall = self._lane_key, int(self._wall() * 1000)  # rounded up, it would let them run early
+        now = asyncio.get_running_loop().time()
+        for delivery in deliveries:
+            appended = delivery.record.timestamp
+            record = delivery.record = from_tier(delivery.record, tier)
+            if lane_key is not None:
+                delivery.lane = lane_key(delivery)
+            due = now
+            if self._wait_for_retries:
+                origin = record.origin
+                due += remaining(wall, appended, origin.due, origin.failed, _longest_wait(tier, origin))
+            delivery.argument = Due(due, delivery.argument)
+            self.returning.put(tier.number, due, delivery)
+
+    def _due(self, deliveries: Sequence[Delivery]) -> None:
+        """Their time has come: each joins its key's lane, which is that of its source's partition if that is here."""
+        partitions = self._membership.partitions
+        joining: dict[AssignedPartition, list[Delivery]] = {}
+        for delivery in deliveries:
+            mine = delivery.partition
+            if not mine.halted:
+                source = TopicPartition(delivery.record.topic, delivery.record.partition)
+                joining.setdefault(partitions.get(source) or self._first_tier(mine), []).append(delivery)
+        for target, joined in joining.items():
+            for delivery in joined:
+                delivery.part = target.part
+            self._work.put(target, joined)
+            self._work.wake(len(joined))
+
+    def _first_tier(self, mine: AssignedPartition) -> AssignedPartition:
+        """Where the source's partition is another worker's, records of one key may come from several tiers: they share
+        the lanes of one of them."""
+        assert mine.tier is not None
+        first = tier_topic(mine.tier.source, self._group, 1)
+        return self._membership.partitions.get(TopicPartition(first, mine.partition.partition), mine)
 
     async def _rewind(self, batches: Mapping[TopicPartition, Sequence[ConsumedRecord]]) -> None:
         """A rebalance came between a poll and its records: they are not taken in, and must be fetched again.
@@ -205,6 +263,14 @@ class Intake:
                 await self.room.wait()
         except TimeoutError:
             pass
+
+
+def _longest_wait(tier: Tier, origin: Origin) -> float:
+    """Seconds. Of a tier that is not declared here, another worker may still know how long it waits."""
+    longest = tier.wait * (1 + tier.jitter)
+    if tier.declared or origin.due is None or origin.failed is None:
+        return longest
+    return max(longest, (origin.due - origin.failed) / 1000)
 
 
 def lane_key(agent: Agent[Any, Any]) -> LaneKey | None:

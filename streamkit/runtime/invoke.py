@@ -12,6 +12,7 @@ from streamkit.agent import Agent
 from streamkit.record import Record
 from streamkit.runtime.delivery import Bundle, Delivery, Owner, current
 from streamkit.runtime.events import Events
+from streamkit.runtime.returned import Returned, attempt_of
 from streamkit.stream import Stream
 from streamkit.topic import Topic
 from streamkit.transport.base import ConsumedRecord
@@ -56,7 +57,9 @@ def record_decoder(topic: Topic[Any, Any]) -> Callable[[ConsumedRecord], Record[
         except Exception as error:
             raise KeyUndecodable from error
         value = decode_value(record)
-        return Record(key, value, record.topic, record.partition, record.offset, record.timestamp, record.headers)
+        where = record.topic, record.partition, record.offset
+        attempt = record.attempt if type(record) is Returned else 1  # inline: on the hot path of whole records
+        return Record(key, value, *where, record.timestamp, record.headers, attempt)
 
     return whole
 
@@ -150,7 +153,7 @@ def as_far_as_decodable(agent: Agent[Any, Any], record: ConsumedRecord) -> Recor
         return record_decoder(agent.topics[0])(record)
     except Exception:
         raw = record.key, record.value, record.topic, record.partition, record.offset, record.timestamp
-        return Record(*raw, record.headers)
+        return Record(*raw, record.headers, attempt_of(record))
 
 
 def report_undecodable(events: Events, delivery: Delivery, error: Exception) -> None:

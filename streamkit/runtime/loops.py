@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
+
+from msgspec import UNSET
 
 from streamkit.agent import Agent
 from streamkit.core.batches import Batches, Line
@@ -14,11 +16,12 @@ from streamkit.errors import UserCodeFailed
 from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.crew import Crew
-from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Flight, current
+from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Flight, Owner, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
 from streamkit.runtime.flights import give_up, landing, note_late_error, too_late
 from streamkit.runtime.invoke import CurrentOwner, SinkFailure, argument_decoder, loop_handler, report_undecodable
+from streamkit.runtime.parking import note_lateness
 from streamkit.runtime.pool import FIRST_BUCKET, SLICE
 from streamkit.runtime.settlement import Settlement
 from streamkit.stream import Stream
@@ -41,13 +44,14 @@ class Loops:
         self._decode = argument_decoder(agent)
         self._handler = loop_handler(agent, emitter)
         self._crew = Crew(agent.name, events.fail)
-        self._loops: set[Loop] = set()
+        self._loops: dict[Line[TopicPartition, Delivery], Loop] = {}  # the latest of each line, though it has failed
+        self._context = copy_context()
         self.queue: Batches[TopicPartition, Delivery] = Batches(RUN, 0.0)
         self.enough = ENOUGH
 
     @property
     def in_flight(self) -> int:
-        return sum(loop.busy for loop in self._loops)
+        return sum(loop.busy for loop in self._loops.values())
 
     @property
     def waiting(self) -> int:
@@ -55,21 +59,25 @@ class Loops:
 
     @property
     def ready(self) -> bool:
-        return any(loop.has_more for loop in self._loops)
+        return any(loop.has_more for loop in self._loops.values())
 
     def start(self) -> None:
-        pass
+        self._context = copy_context()
 
     async def end(self) -> int:
         return await self._crew.end()
 
     def wake(self, _tasks: int) -> None:
-        for loop in self._loops:
+        for loop in list(self._loops.values()):
             if loop.has_more:
                 loop.wake()
 
     def opened(self, mine: AssignedPartition) -> None:
-        """Begin the loop of an assigned partition."""
+        """Begin the loop of an assigned partition; of a tier's only when it is needed."""
+        if mine.tier is None:
+            self._begin(mine)
+
+    def _begin(self, mine: AssignedPartition) -> None:
         loop = Loop(
             self._agent,
             mine,
@@ -79,20 +87,66 @@ class Loops:
             self._settlement,
             self._slots,
             self._events,
+            self._context.copy(),
         )
-        self._loops.add(loop)
+        self._loops[mine.part] = loop
+        mine.part.on_halt = lambda: self._halted(loop)
 
         async def work() -> None:
             try:
                 await loop.run(self._handler)
             finally:
-                self._loops.discard(loop)
+                if mine.halted:
+                    self._forget(loop)
                 self.wake(0)  # its partition's next loop may have waited for its end
 
         self._crew.start(work, context=loop.context)
 
+    def _halted(self, loop: Loop) -> None:
+        if loop.ended:
+            self._forget(loop)
+        loop.wake()
+
+    def _forget(self, loop: Loop) -> None:
+        """A loop that has ended with its record runs no more, and must not hold up that of the next assignment."""
+        self._loops.pop(loop.mine.part, None)
+        self.queue.release(loop.mine.part)
+
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
         self.queue.put_all(mine.part, deliveries, 0.0)
+        if mine.part not in self._loops:
+            self._begin(mine)  # of a tier whose source's partition is another worker's
+
+    def runs(self, owner: Owner) -> bool:
+        loop = self._loops.get(owner.part)
+        return loop is not None and loop.has(owner)
+
+    @property
+    def startable(self) -> bool:
+        return any(loop.startable for loop in self._loops.values())
+
+    def again(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.queue.put_back(delivery.part, [delivery])
+            self._go_on(delivery)
+
+    def rejoin(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.queue.put_all(delivery.part, [delivery], 0.0)
+        self.wake(0)
+
+    def finished(self, delivery: Delivery) -> None:
+        self._go_on(delivery)
+
+    def _go_on(self, delivery: Delivery) -> None:
+        """Its loop waits for the record's fate, or has ended with it and begins anew."""
+        loop = self._loops.get(delivery.part)
+        if loop is None:
+            return
+        if loop.ended:
+            self._begin(loop.mine)
+        else:
+            loop.go_on()
 
     def full(self, partition: TopicPartition) -> None:
         pass
@@ -115,19 +169,20 @@ class Loop:
         settlement: Settlement,
         slots: AgentSlots,
         events: Events,
+        context: Context,
     ) -> None:
         self._agent = agent
-        self._mine = mine
+        self.mine = mine
         self._line: Line[TopicPartition, Delivery] = mine.part
-        self._line.on_halt = self.wake
         self._queue = queue
         self._decode = decode
         self._publisher = emitter.publisher
         self._settlement = settlement
         self._slots = slots
         self._events = events
+        self._counted = events.counted
         self._clock = asyncio.get_running_loop().time
-        self.context = copy_context()  # of its task
+        self.context = context  # of its task
         self._run: list[Delivery] = []  # taken from the queue, the next one last
         self._outside = Bundle((), mine)  # what the handler sends before its first record and after its last
         self._delivery: Delivery | None = None  # the record that the handler has
@@ -135,7 +190,9 @@ class Loop:
         self._until = 0.0  # when others get the loop, or when the lease is over
         self._woken: asyncio.Future[None] | None = None
         self._asked = False
+        self._stuck = False  # until the fate of a record that could not be decoded is settled
         self._flight: Flight
+        self.ended = False
 
     @property
     def busy(self) -> bool:
@@ -144,6 +201,18 @@ class Loop:
     @property
     def has_more(self) -> bool:
         return bool(self._run or self._line.items)
+
+    @property
+    def startable(self) -> bool:
+        """Whether it waits for leave to hand out a record."""
+        return not (self.ended or self._stuck or self.busy) and self.has_more
+
+    def has(self, owner: Owner) -> bool:
+        return not self.ended and (owner is self._delivery or owner is self._outside)
+
+    def go_on(self) -> None:
+        self._stuck = False
+        self.wake()
 
     def wake(self) -> None:
         if self._woken is not None and not self._woken.done():
@@ -154,7 +223,7 @@ class Loop:
         task = asyncio.current_task()
         assert task is not None
         self._flight = flight = Flight(self._outside, task)
-        self._mine.flights.add(flight)
+        self.mine.flights.add(flight)
         current.set(self._outside)
         error: BaseException | None = None
         try:
@@ -164,9 +233,9 @@ class Loop:
         except BaseException as caught:
             error = caught
         finally:
-            self._mine.flights.discard(flight)
+            self.mine.flights.discard(flight)
             self._disarm()
-            self._outside.handled = True
+            self.ended = self._outside.handled = True
         while task.uncancel():
             pass
         self._end(error)
@@ -189,18 +258,27 @@ class Loop:
             while not self._line.halted:
                 if self._publisher.full:
                     await self._publisher.room()
+                elif self._stuck:
+                    await self._until_woken()
                 elif now >= self._until:
                     await self._others_first()
                 elif not self._run:
                     await self._refill(now)
+                elif self._events.tripped and not self._events.permit():
+                    await self._until_woken()
                 else:
                     delivery = self._run.pop()
                     try:
                         item = self._decode(delivery.record)
                     except Exception as error:
+                        self._stuck = True
+                        self._put_back_run()
                         report_undecodable(self._events, delivery, error)
                         continue
+                    if delivery.argument is not UNSET:
+                        note_lateness(self._slots, delivery, now)
                     self._delivery = delivery
+                    delivery.probe = self._events.tripped
                     self._started = now
                     self._speak_for(delivery)
                     if self._agent.timeout is not None:
@@ -212,6 +290,11 @@ class Loop:
             raise StopAsyncIteration
         finally:
             self._asked = False
+
+    def _put_back_run(self) -> None:
+        """So that what comes before it again does so."""
+        self._queue.put_back(self._line, self._run[::-1])
+        self._run.clear()
 
     def _speak_for(self, owner: Delivery | Bundle) -> None:
         """What is sent from here on belongs to it: by the loop, and by who asks for its record, should that be another
@@ -252,14 +335,21 @@ class Loop:
         if self._flight.timer is not None:
             self._disarm()
         seconds = now - self._started
-        slots, mine = self._slots, self._mine
+        slots, mine = self._slots, delivery.partition
         slots.duration_counts[0 if seconds <= FIRST_BUCKET else bisect_left(DURATION_BUCKETS, seconds)] += 1
         slots.duration_sum += seconds
         if delivery.failed:  # while it ran: an output was rejected
+            delivery.left = True
+            self._events.failed_before(delivery)
             return
         delivery.handled = True
         slots.processed_success += 1
+        if self._counted:
+            self._events.returned(1)
         if not delivery.outputs:
+            if self._counted:
+                self._events.failing.pop(delivery.record.key, None)
+                self._events.succeeded(1, probe=delivery.probe)
             mine.settling.append(delivery.sequence)
             mine.bytes -= delivery.size
             self._settlement.soon()
@@ -284,6 +374,9 @@ class Loop:
         self._delivery = None
         how = landing(self._outside if delivery is None else delivery, self._flight, error)
         if how == "failed before":
+            if delivery is not None:
+                self._put_back_run()
+                self._events.failed_before(delivery)
             return
         if how == "handled" and not self._line.halted:
             early = RuntimeError("the loop ended before its stream did: `async for` must go on until the stream ends")
@@ -292,7 +385,9 @@ class Loop:
             case "handled" | "given up":
                 self._given_back(delivery, error)
             case "late" if delivery is not None:
-                self._events.failed(delivery, "handle", TimeoutError(too_late(self._agent.timeout)))
+                self._put_back_run()
+                late = TimeoutError(too_late(self._agent.timeout))
+                self._events.failed(delivery, "handle", late, late=True)
             case _:
                 assert error is not None
                 self._raised(delivery, error)
@@ -300,12 +395,14 @@ class Loop:
     def _given_back(self, delivery: Delivery | None, error: BaseException | None) -> None:
         note_late_error(self._agent.name, error)
         if delivery is not None:  # the handler has not asked for the next one
+            if not delivery.failed or delivery.rejection is not None:  # else counted already
+                self._slots.processed_cancelled += 1
             give_up(delivery)
-            self._slots.processed_cancelled += 1
         self._queue.release(self._line)
 
     def _raised(self, delivery: Delivery | None, error: BaseException) -> None:
-        topic, number = self._mine.partition
+        topic, number = self.mine.partition
+        self._put_back_run()
         if delivery is None:
             what = f"the loop of agent {self._agent.name!r} on {topic}[{number}], outside of a record,"
             cause = error.__cause__ if isinstance(error, SinkFailure) else None

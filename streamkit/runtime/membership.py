@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from streamkit.agent import Agent
@@ -13,8 +13,9 @@ from streamkit.errors import LostRange, TransportError
 from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.committer import Committer
-from streamkit.runtime.delivery import AssignedPartition
+from streamkit.runtime.delivery import AssignedPartition, running_in
 from streamkit.runtime.emitter import Emitter
+from streamkit.runtime.retry_topics import Tier
 from streamkit.settings import Settings
 from streamkit.transport.base import (
     Admin,
@@ -63,15 +64,20 @@ class Membership:
         emitter: Emitter,
         slots: AgentSlots,
         *,
+        tiers: Mapping[str, Tier],
         opened: Callable[[AssignedPartition], None],
+        halted: Callable[[], None],
     ) -> None:
-        """`opened` is told of each assigned partition."""
+        """`tiers` is by topic name. `opened` is told of each assigned partition, and `halted` when nothing more of what
+        has been assigned so far may start."""
         self._agent = agent
         self._settings = settings
         self._consumer = consumer
         self._admin = admin
         self._queue = queue
+        self._tiers = tiers
         self._opened = opened
+        self._halted = halted
         self._committer = committer
         self._emitter = emitter
         self._slots = slots
@@ -138,6 +144,7 @@ class Membership:
         self.epoch += 1
         self.gate.clear()
         self._halt(self.partitions.values())
+        self._halted()
 
     async def leave(self) -> None:
         """Give everything back, for good."""
@@ -168,14 +175,14 @@ class Membership:
             await asyncio.sleep(RETRY_EVERY)
             return
         mine = self.partitions.get(partition)
-        if mine is None or epoch != self.epoch:
+        if mine is None or epoch != self.epoch or not self.gate.is_set():
             return  # polls of the new assignment will tell
         start = self._after_gap(partition, offset, bounds)
         if start >= mine.window.next_offset:
             mine.window.reach(start)
+            self._consumer.seek(partition, start)
         else:
             self._begin_anew(mine, start)
-        self._consumer.seek(partition, start)
         self._committer.settled(0)
 
     async def _starts(
@@ -266,21 +273,39 @@ class Membership:
 
     def _open(self, partition: TopicPartition, start: CommittedOffset, skip: SkipList | None) -> AssignedPartition:
         part = self._queue.open(partition)
-        mine = self.partitions[partition] = AssignedPartition(partition, part, start, skip, self._emitter)
+        tier = self._tiers.get(partition.topic)
+        mine = self.partitions[partition] = AssignedPartition(partition, part, start, skip, self._emitter, tier)
         self._opened(mine)
         return mine
 
     def _begin_anew(self, old: AssignedPartition, start: int) -> None:
-        """The log was made anew or cut short: its offsets name other records, which the old window has seen."""
-        _cancel([old])
-        self._close([old])
-        self._open(old.partition, CommittedOffset(start), None).committed = old.committed
+        """The log was made anew or cut short: its offsets name other records, which the old window has seen.
+
+        Where records wait for a retry, all partitions begin anew, the others from where they are: a record of a tier
+        waits in the lanes of its source, and those of a batch wait for each other.
+        """
+        partitions = [old]
+        if self._tiers or self._agent.retry or self._agent.dead_letters:
+            partitions = list(self.partitions.values())
+            self._halted()
+        for mine in partitions:
+            mine.window.settle_all(mine.settling)
+        _cancel(partitions)
+        self._close(partitions)
+        for mine in partitions:
+            window = mine.window
+            ahead = [] if mine is old else window.settled_ranges()
+            skip = mine.skip if mine is not old and mine.skip else SkipList(ahead) if ahead else None
+            begin = CommittedOffset(start if mine is old else window.committable)
+            self._open(mine.partition, begin, skip).committed = mine.committed
+            self._consumer.seek(mine.partition, begin.offset)
         self._slots.assigned = frozenset(self.partitions)
 
     def _halt(self, partitions: Iterable[AssignedPartition]) -> None:
         for mine in partitions:
+            mine.halted = True
             if not mine.window.closed:
-                self._queue.halt(mine.part, mine.running)
+                self._queue.halt(mine.part, running_in(mine.part, self.partitions.values()))
 
     async def _drain(self, partitions: Collection[AssignedPartition]) -> None:
         if await self._until_quiet(partitions, self._settings.drain_timeout):
@@ -305,11 +330,13 @@ class Membership:
         return True
 
     def _close(self, partitions: Iterable[AssignedPartition]) -> None:
+        assigned = list(self.partitions.values())
         for mine in partitions:
+            mine.halted = True
             if not mine.window.closed:
                 mine.window.closed = True
                 self._left[mine.partition] = mine.window.committable
-                self._queue.close(mine.part, mine.running)
+                self._queue.close(mine.part, running_in(mine.part, assigned))
                 del self.partitions[mine.partition]
         self._slots.assigned = frozenset(self.partitions)
 

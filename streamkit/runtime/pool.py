@@ -6,6 +6,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Coroutine, Sequence
 from contextvars import Context, copy_context
+from math import inf
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
@@ -15,7 +16,7 @@ from streamkit.core.lanes import Lanes
 from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.crew import Crew
-from streamkit.runtime.delivery import AssignedPartition, Delivery, current
+from streamkit.runtime.delivery import AssignedPartition, Delivery, Owner, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
 from streamkit.runtime.flights import Landing, fly, give_up, note_late_error, too_late
@@ -28,6 +29,7 @@ from streamkit.runtime.invoke import (
     report_undecodable,
     resume,
 )
+from streamkit.runtime.parking import Due, note_lateness
 from streamkit.runtime.settlement import Settlement
 
 SLICE = 0.005  # seconds that handlers that never wait may keep the loop
@@ -65,12 +67,14 @@ class Pool:
         self._settlement = settlement
         self._slots = slots
         self._events = events
+        self._failing = events.failing
         self._handler = coroutine_handler(agent, emitter)
         self._decode = argument_decoder(agent)
         # The shortest way for the commonest case: a value that is there, for a handler that takes values.
         self._decode_value = agent.topics[0].value_codec.decode if agent.shape == "value" else None
         self._crew = Crew(agent.name, events.fail)
         self.enough = 2 * agent.concurrency
+        self._stumbled = False  # the last sprint ended with a record that failed
         self.in_flight = 0  # handlers that wait, those of closed partitions included
 
     def start(self) -> None:
@@ -90,6 +94,27 @@ class Pool:
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
         self.queue.put_all(mine.part, deliveries)
 
+    def runs(self, owner: Owner) -> bool:
+        return any(flight.owner is owner for flight in owner.partition.flights)
+
+    @property
+    def startable(self) -> bool:
+        return self.queue.ready
+
+    def again(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.queue.again(delivery.part, delivery)
+        self.wake(len(deliveries))
+
+    def rejoin(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.queue.put(delivery.part, delivery)
+        self.wake(len(deliveries))
+
+    def finished(self, delivery: Delivery) -> None:
+        self.queue.release(delivery.part, delivery)
+        self.wake(1)
+
     def full(self, partition: TopicPartition) -> None:
         pass
 
@@ -103,7 +128,15 @@ class Pool:
 
     async def _work(self) -> None:
         while not self._crew.ended:
-            waiting = self._sprint()
+            tripped = self._events.tripped
+            if tripped and not (self.queue.ready and self._events.permit()):
+                await self._crew.until_woken()
+                continue
+            waiting = self._sprint(once=tripped)
+            until = asyncio.get_running_loop().time() + SLICE
+            # Not a turn of the loop for each record that fails: it costs as much as many that do not.
+            while self._stumbled and not self._events.tripped and asyncio.get_running_loop().time() < until:
+                waiting = self._sprint(once=False)
             if waiting is not None:
                 self.wake(2)  # a handler that waits leaves the loop to others: more tasks join in
                 await self._finish_waiting(waiting)
@@ -114,19 +147,21 @@ class Pool:
             else:
                 await self._crew.until_woken()
 
-    def _sprint(self) -> Waiting | None:
-        """Run records one after another until a handler waits, nothing is ready, or the slice is over.
+    def _sprint(self, once: bool) -> Waiting | None:
+        """Run records one after another until a handler waits, nothing is ready, or the slice is over; or only one.
 
         The hot path: everything it calls for a record that does not wait is a plain function.
         """
         clock = asyncio.get_running_loop().time
         take, release, publisher = self.queue.take, self.queue.release, self._publisher
         handler, decode, plain = self._handler, self._decode, self._decode_value
-        slots, counts = self._slots, self._slots.duration_counts
+        slots, counts, failing = self._slots, self._slots.duration_counts, self._failing
         started = begun = clock()
         # R14: what would run after the lease may be another member's already.
         until = min(begun + SLICE, self._events.lease)
-        done = fast = 0
+        done = fast = silent = 0
+        undecodable: tuple[Delivery, Exception] | None = None
+        raised: tuple[Delivery, BaseException] | None = None
         try:
             while started < until and not publisher.full:
                 delivery = take()
@@ -134,15 +169,17 @@ class Pool:
                     self._events.starved()
                     publisher.hurry()
                     return None
+                if once:  # also of one that ran before, and was held
+                    delivery.probe = True
                 try:
                     argument = delivery.argument
                     if argument is UNSET:
                         value = delivery.record.value
                         argument = decode(delivery.record) if plain is None or value is None else plain(value)
-                    elif type(argument) is Undecodable:
-                        raise argument.error
+                    else:
+                        argument = self._prepared(delivery, argument)
                 except Exception as error:
-                    report_undecodable(self._events, delivery, error)
+                    undecodable = delivery, error
                     return None
                 current.set(delivery)
                 context = copy_context()
@@ -153,15 +190,18 @@ class Pool:
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # SystemExit too: a task that died of it would hold its lane
-                    self._raised(delivery, error)
+                    raised = delivery, error
                     return None
                 if waits_for is not ENDED:
                     return Waiting(delivery, context, coroutine, waits_for, started)
                 done += 1
                 delivery.handled = True
                 mine = delivery.partition
-                release(mine.part, delivery)
+                release(delivery.part, delivery)
                 if not delivery.outputs:
+                    silent += 1
+                    if failing:
+                        failing.pop(delivery.record.key, None)
                     mine.settling.append(delivery.sequence)
                     mine.bytes -= delivery.size
                 ended = clock()
@@ -170,12 +210,31 @@ class Pool:
                 else:
                     counts[bisect_left(DURATION_BUCKETS, ended - started)] += 1
                 started = ended
+                if once:
+                    return None
             return None
         finally:
             counts[0] += fast
             slots.processed_success += done
             slots.duration_sum += started - begun
             self._settlement.settle()
+            self._events.returned(done)
+            self._events.succeeded(silent, probe=once)  # the others when their outputs are acknowledged
+            self._stumbled = undecodable is not None or raised is not None
+            # After what came before it.
+            if undecodable is not None:
+                report_undecodable(self._events, *undecodable)
+            elif raised is not None:
+                self._raised(*raised)
+
+    def _prepared(self, delivery: Delivery, argument: object) -> object:
+        """The argument of a record that is not as it was read. Raises what its decoder has raised, or raises."""
+        if type(argument) is Due:
+            note_lateness(self._slots, delivery, asyncio.get_running_loop().time())
+            argument = delivery.argument
+        if type(argument) is Undecodable:
+            raise argument.error
+        return self._decode(delivery.record) if argument is UNSET else argument
 
     async def _finish_waiting(self, waiting: Waiting) -> None:
         delivery, context, coroutine, waits_for, started = waiting
@@ -193,37 +252,40 @@ class Pool:
             case Landing("given up", error):
                 self._given_up(delivery, error)
             case Landing("late"):
-                self._events.failed(delivery, "handle", TimeoutError(too_late(limit)))
+                self._events.failed(delivery, "handle", TimeoutError(too_late(limit)), late=True, began=started)
             case Landing("raised", BaseException() as error):
-                self._raised(delivery, error)
+                self._raised(delivery, error, started)
             case _:
-                self._events.progressed()
+                self._events.failed_before(delivery)
+        self._events.progressed()
 
     def _handled(self, delivery: Delivery) -> None:
         """The handler has returned, its outputs are queued: the key goes on. A late result of a closed window only
         ends what blocked that key."""
         delivery.handled = True
-        self.queue.release(delivery.partition.part, delivery)
+        self.queue.release(delivery.part, delivery)
         self._slots.processed_success += 1
+        self._events.returned(1)
         if not delivery.outputs:
             self._settlement.note(delivery)
             self._settlement.soon()
-        self._events.progressed()
+            self._failing.pop(delivery.record.key, None)
+            self._events.succeeded(1, probe=delivery.probe)
 
     def _given_up(self, delivery: Delivery, error: BaseException | None) -> None:
         """Cancelled by a revoke or stop: not handled, not settled, to be run again by whoever has the partition."""
         note_late_error(self._agent.name, error)
+        if not delivery.failed or delivery.rejection is not None:  # else counted already
+            self._slots.processed_cancelled += 1
         give_up(delivery)
-        self.queue.release(delivery.partition.part, delivery)
-        self._slots.processed_cancelled += 1
-        self._events.progressed()
+        self.queue.release(delivery.part, delivery)
 
     def _observe(self, seconds: float) -> None:
         self._slots.duration_counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
         self._slots.duration_sum += seconds
 
-    def _raised(self, delivery: Delivery, error: BaseException) -> None:
+    def _raised(self, delivery: Delivery, error: BaseException, began: float = inf) -> None:
         if isinstance(error, SinkFailure):
-            self._events.failed(delivery, "sink", error.__cause__ or error)
+            self._events.failed(delivery, "sink", error.__cause__ or error, began=began)
         else:
-            self._events.failed(delivery, "handle", error)
+            self._events.failed(delivery, "handle", error, began=began)

@@ -14,17 +14,17 @@ import msgspec
 from streamkit.core.partitioner import Partitioner
 from streamkit.errors import TransportError
 from streamkit.observe.slots import ProducedSlots, WorkerSlots
-from streamkit.record import RecordMetadata
+from streamkit.record import HeaderList, RecordMetadata
 from streamkit.runtime.delivery import Owner
 from streamkit.settings import Settings
 from streamkit.transport.base import (
     BatchBuilder,
-    HeaderList,
     Producer,
     RecordTooLarge,
     Refused,
     Stored,
     TopicMissing,
+    TopicRefused,
 )
 
 log = logging.getLogger(__name__)
@@ -151,11 +151,16 @@ class Publisher:
     def knows(self, topic: str) -> bool:
         return topic in self._routes
 
-    def add_route(self, topic: str, partitions: int, max_message_bytes: int | None) -> None:
-        """Let outputs go to a topic. `max_message_bytes` is the topic's own limit, if the broker told it."""
-        largest = self._settings.max_request_size
+    def add_route(self, topic: str, partitions: int, max_message_bytes: int | None, largest: int | None = None) -> None:
+        """Let outputs go to a topic. `max_message_bytes` is the topic's own limit, if the broker told it; `largest` is
+        this side's, `max_request_size` unless given."""
+        largest = largest or self._settings.max_request_size
         limit = min(largest, max_message_bytes or largest)
         self._routes[topic] = Route(topic, partitions, limit, self._slots.output(topic))
+
+    def partition_count(self, topic: str) -> int:
+        """Raises KeyError for an unknown topic."""
+        return len(self._routes[topic].pipes)
 
     async def look_for_growth(self) -> None:
         """Take in the partitions that the topics in use have got since."""
@@ -382,7 +387,7 @@ class Publisher:
                 self._acknowledge(items, route, partition, sum(item.size for item in items), stored)
                 return
             await self._replace_producer()
-            if isinstance(error, TopicMissing):
+            if isinstance(error, TopicMissing | TopicRefused):
                 for item in items:
                     self._reject(item, route, error)
                 return

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from streamkit.agent import Agent
+from streamkit.core.breaker import Breaker, BreakerLimits
 from streamkit.core.commits import CommitSchedule
-from streamkit.errors import LostRange, RecordFailed, Stage, StreamkitError, TransportError, UserCodeFailed
+from streamkit.errors import LostRange, RecordFailed, Stage, StreamkitError, TransportError, UserCodeFailed, named
 from streamkit.observe.slots import AgentSlots, WorkerSlots
 from streamkit.record import Record, TopicPartition
 from streamkit.runtime.batch_pool import BatchPool
 from streamkit.runtime.committer import Committer
-from streamkit.runtime.delivery import AssignedPartition, Delivery, Owner
+from streamkit.runtime.copier import Copier
+from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Owner
 from streamkit.runtime.emitter import Emitter
+from streamkit.runtime.failures import Failures
+from streamkit.runtime.gate import Gate
 from streamkit.runtime.intake import Intake
 from streamkit.runtime.invoke import as_far_as_decodable
 from streamkit.runtime.loops import Loops
 from streamkit.runtime.membership import Membership
 from streamkit.runtime.pool import Pool
 from streamkit.runtime.publisher import OutputItem, Publisher, Route
+from streamkit.runtime.retry_topics import AgentTopics
 from streamkit.runtime.settlement import Settlement
 from streamkit.runtime.waiting import unless
 from streamkit.settings import Settings
@@ -59,13 +65,28 @@ class Runner:
         admin: Admin,
         slots: WorkerSlots,
         on_error: OnError | None = None,
+        *,
+        topics: AgentTopics,
+        wait_for_retries: bool = True,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        """`topics` are those of the agent's copies. `wall` tells the seconds since 1970."""
+        tiers = topics.tiers
         self.agent = agent
         self._on_error = on_error
         self._admin = admin
         self._brokers = ",".join(settings.brokers)
-        self._topics = tuple(topic.name for topic in agent.topics)
-        self.slots: AgentSlots = slots.agent(agent.name, agent.group, self._topics, agent.concurrency)
+        sources = tuple(topic.name for topic in agent.topics)
+        self._topics = (*sources, *tiers)
+        self.slots: AgentSlots = slots.agent(agent.name, agent.group, sources, agent.concurrency)
+        self.slots.add_tiers({name: tier.number for name, tier in tiers.items()})
+        breaker = _breaker(agent, settings)
+        self.slots.declare(
+            tiers=len(agent.retry.tier_waits) if agent.retry else 0,
+            in_place=bool(agent.retry and agent.retry.times_in_place),
+            dead_letters=bool(agent.dead_letters),
+            breaker=breaker is not None,
+        )
         self._consumer = transport.consumer(agent.group)
         self._settlement = Settlement(self._assigned)
         self.publisher = Publisher(
@@ -76,7 +97,22 @@ class Runner:
             acknowledged=self._settlement.acknowledged,
             rejected=self._rejected,
         )
-        self.emitter = Emitter(self.publisher, agent.sink)
+        # Apart from the outputs: a dead letter topic that takes nothing must not hold them up.
+        self.copies = Publisher(
+            transport.producer,
+            settings,
+            slots,
+            nothing_ready=lambda: True,
+            acknowledged=lambda items: self._copier.acknowledged(items),
+            rejected=lambda item, route, error: self._copier.rejected(item, route, error),
+        )
+        for name, info in topics.routes.items():
+            # Not bounded by max_request_size: what came in must go out again, with its headers.
+            self.copies.add_route(name, info.partitions, info.max_message_bytes, info.max_message_bytes)
+        self.emitter = Emitter(self.publisher, agent.sink, wall)
+        self._gate = Gate(agent, breaker, self.slots, wall)
+        self.permit, self.failing = self._gate.permit, self._gate.failing
+        self.returned, self.succeeded = self._gate.returned, self._gate.succeeded
         self._committer = Committer(
             self._consumer,
             CommitSchedule(settings.commit_interval, settings.commit_records),
@@ -88,6 +124,19 @@ class Runner:
         self._pool: Pool | BatchPool | Loops = _POOLS[agent.shape](
             agent, self.emitter, self._settlement, self.slots, self
         )
+        self._copier: Copier = Copier(agent, self.copies, self.slots, wall, self.progressed)
+        self._failures = Failures(
+            agent,
+            self._pool,
+            self._copier,
+            self._gate,
+            self._settlement,
+            self.slots,
+            stop=self._stop_at,
+            report=self._report,
+            wait_for_retries=wait_for_retries,
+            wall=wall,
+        )
         self.membership = Membership(
             agent,
             settings,
@@ -97,12 +146,28 @@ class Runner:
             self._committer,
             self.emitter,
             self.slots,
+            tiers=tiers,
             opened=self._pool.opened,
+            halted=self._halted,
         )
-        self._intake = Intake(agent, settings, self._consumer, self.membership, self._pool, self._committer, self.slots)
+        self._intake = Intake(
+            agent,
+            settings,
+            self._consumer,
+            self.membership,
+            self._pool,
+            self._committer,
+            self.slots,
+            tripped=lambda: self._gate.tripped,
+            wait_for_retries=wait_for_retries,
+            wall=wall,
+        )
+        self.slots.oldest_due = self._intake.returning.oldest_due
         self._settlement.on_settled = self._settled
-        self._settlement.on_acknowledged = self.progressed = self.membership.progressed
+        self._settlement.on_acknowledged = self.membership.progressed
         self.starved = self._intake.hungry.set
+        self.failed, self.failed_batch = self._failures.failed, self._failures.failed_batch
+        self.failed_before = self._failures.failed_before
         self.slots.in_flight = lambda: self._pool.in_flight
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
@@ -114,8 +179,10 @@ class Runner:
             if await unless(self._stopping, self._connect(partitions)):
                 await self._work()
         finally:
+            self._gate.stop()
             self.abandoned = await self._pool.end()
             await self.publisher.stop()
+            await self.copies.stop()
             await self._consumer.stop()
         if self._failure is not None:
             raise self._failure
@@ -134,7 +201,13 @@ class Runner:
         async with asyncio.TaskGroup() as group:
             engine = [
                 group.create_task(self._guarded(work))
-                for work in (self._intake.run(), self._committer.run(), self.publisher.run(), self._watch())
+                for work in (
+                    self._intake.run(),
+                    self._committer.run(),
+                    self.publisher.run(),
+                    self.copies.run(),
+                    self._watch(),
+                )
             ]
             self._consumer.subscribe(self._topics, self.membership)
             await self._stopping.wait()
@@ -168,7 +241,38 @@ class Runner:
     def lease(self) -> float:
         return self._consumer.lease
 
-    def failed(self, owner: Owner, stage: Stage, cause: BaseException, raw: bytes | None = None, /) -> None:
+    def progressed(self) -> None:
+        self.membership.progressed()
+
+    @property
+    def tripped(self) -> bool:
+        return self._gate.tripped
+
+    @property
+    def counted(self) -> bool:
+        return self._gate.counted
+
+    def _halted(self) -> None:
+        """Nothing more of what is assigned may start."""
+        self._intake.returning.clear()
+        self._failures.clear()
+
+    def _report(self, delivery: Delivery, cause: BaseException) -> None:
+        """Of a record that becomes a dead letter."""
+        record = delivery.record
+        log.warning(
+            "agent %s: %s[%d] offset %d goes to %s: %s",
+            self.agent.name,
+            record.topic,
+            record.partition,
+            record.offset,
+            self.agent.dead_letters[record.topic],
+            named(cause),
+        )
+        if self._on_error is not None:
+            self._on_error(cause, as_far_as_decodable(self.agent, record))
+
+    def _stop_at(self, owner: Owner, stage: Stage, cause: BaseException, raw: bytes | None = None, /) -> None:
         """It stays where it is: unsettled, and never released, so its key is blocked. The agent stops."""
         owner.handled = owner.failed = True
         self.progressed()
@@ -211,12 +315,15 @@ class Runner:
         if owner is None:
             self.fail(error)
             return
+        owner.outputs -= 1
         owner.partition.outputs -= 1
+        if type(owner) is Bundle and owner.leaving and not owner.outputs:
+            self._settlement.let_go(owner)
         if owner.partition.window.closed:
             # The record runs again where its partition is now, and fails there if it must.
             log.warning("agent %s: an output of a record that was given back: %s", self.agent.name, error)
-        elif not owner.failed:
-            self.failed(owner, "sink", error)
+        else:
+            self._failures.rejected(owner, error)
         self.progressed()
 
     # Watching
@@ -269,3 +376,17 @@ class Runner:
         except Exception as error:
             log.exception("agent %s: unexpected error in the engine", self.agent.name)
             self.fail(error)
+
+
+def _breaker(agent: Agent[Any, Any], settings: Settings) -> Breaker | None:
+    """Only for agents that would go on failing: the others stop at the first failure."""
+    if not settings.breaker_failures or (not agent.dead_letters and not (agent.retry and agent.retry.tier_waits)):
+        return None
+    return Breaker(
+        BreakerLimits(
+            failures=settings.breaker_failures,
+            keys=settings.breaker_keys,
+            ratio=settings.breaker_ratio,
+            window=settings.breaker_window,
+        )
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -12,31 +13,33 @@ from functools import partial
 from typing import Any, Protocol
 
 from streamkit.agent import Agent
-from streamkit.errors import ConfigurationError, MissingTopic, RecordFailed, TransportError, UserCodeFailed
+from streamkit.errors import ConfigurationError, RecordFailed, TransportError, UserCodeFailed
 from streamkit.observe.slots import WorkerSlots
 from streamkit.record import Record, TopicPartition
 from streamkit.runtime.app_outputs import AppOutputs, SendToBrokers
 from streamkit.runtime.lifespan import Lifespan
 from streamkit.runtime.publisher import Publisher
 from streamkit.runtime.runner import OnError, Runner
+from streamkit.runtime.start_topics import Started, StartTopics
 from streamkit.runtime.timers import end_timers, run_timer
 from streamkit.runtime.waiting import unless
 from streamkit.settings import Settings
 from streamkit.timer import Timer
 from streamkit.topic import PortHolder, Topic
-from streamkit.transport.base import Admin, LogRange, NewTopic, Refused, TopicInfo, Transport
+from streamkit.transport.base import Admin, LogRange, Refused, TopicInfo, Transport
 
 log = logging.getLogger(__name__)
 
 BEAT_EVERY = 0.25
 IDLE_CHECK_EVERY = 0.5
 RETRY_FIRST, RETRY_LAST = 0.5, 5.0
-CREATED_WITHIN = 10.0  # until every broker knows of a new topic
 
 
 class Declared(Protocol):
     """What a worker needs of an app."""
 
+    @property
+    def name(self) -> str: ...
     @property
     def agents(self) -> Mapping[str, Agent[Any, Any]]: ...
     @property
@@ -64,16 +67,27 @@ class Worker:
         agents: Collection[Agent[Any, Any]] | None = None,
         topics: Collection[Topic[Any, Any]] | None = None,
         create_topics: bool = False,
+        wait_for_retries: bool = True,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """`agents` and `topics` are all of the app's unless given. Topics are those that must exist: of the agents, and
-        others that are sent to."""
+        others that are sent to. Without `wait_for_retries`, what is to be tried again later is so at once. `wall` tells
+        the seconds since 1970."""
         self._agents = app.agents.values() if agents is None else agents
-        self._topics = {topic.name: topic for topic in (app.topics.values() if topics is None else topics)}
+        self._topics = StartTopics(
+            app.name,
+            self._agents,
+            app.agents.values(),
+            {topic.name: topic for topic in (app.topics.values() if topics is None else topics)},
+            brokers=",".join(settings.brokers),
+            create=create_topics,
+        )
         self._port = app.port
         self._settings = settings
         self._transport = transport
         self._slots = slots
-        self._create_topics = create_topics
+        self._wait_for_retries = wait_for_retries
+        self._wall = wall
         self._timers = app.timers.values()
         self._lifespan = Lifespan(app.lifespan and partial(app.lifespan, app), app.port, self.fail)
         self._on_error = app.on_error
@@ -134,9 +148,9 @@ class Worker:
             async with asyncio.TaskGroup() as background:
                 beat = background.create_task(self._beat())
                 try:
-                    found = await unless(self._stopping, self._start(admin))
-                    if found is not None:
-                        await self._run_agents(admin, found)
+                    started = await unless(self._stopping, self._start(admin))
+                    if started is not None:
+                        await self._run_agents(admin, started)
                 except Exception as error:
                     self.fail(error)
                 finally:
@@ -148,15 +162,28 @@ class Worker:
         if self._failure is not None:
             raise self._failure
 
-    async def _run_agents(self, admin: Admin, found: Mapping[str, TopicInfo]) -> None:
+    async def _run_agents(self, admin: Admin, started: Started) -> None:
+        found = started.found
         report = self._report if self._on_error is not None else None
         self._runners = [
-            Runner(agent, self._settings, self._transport, admin, self._slots, report) for agent in self._agents
+            Runner(
+                agent,
+                self._settings,
+                self._transport,
+                admin,
+                self._slots,
+                report,
+                topics=started.of(agent),
+                wait_for_retries=self._wait_for_retries,
+                wall=self._wall,
+            )
+            for agent in self._agents
         ]
         publishers = [self._app.publisher, *(runner.publisher for runner in self._runners)]
         for publisher in publishers:
             for name, info in found.items():
                 publisher.add_route(name, info.partitions, info.max_message_bytes)
+        publishers += [runner.copies for runner in self._runners]
         self._port.current = SendToBrokers(self._app.emitter)
         async with asyncio.TaskGroup() as group:
             outputs = group.create_task(self._guarded(self._app.publisher.run()))
@@ -243,12 +270,12 @@ class Worker:
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, RETRY_LAST)
 
-    async def _start(self, admin: Admin) -> Mapping[str, TopicInfo]:
+    async def _start(self, admin: Admin) -> Started:
         await self._reach(admin)
         deadline = asyncio.get_running_loop().time() + self._settings.start_timeout
         while True:
             try:
-                return await self._check_topics(admin)
+                return await self._topics.look_up(admin)
             except Refused:
                 raise
             except (TransportError, TimeoutError) as error:
@@ -258,22 +285,6 @@ class Worker:
                     raise TransportError(f"the topics could not be looked up within {limit}: {reason}") from error
                 log.warning("looking up the topics: %s; trying again", reason)
                 await asyncio.sleep(RETRY_FIRST)
-
-    async def _check_topics(self, admin: Admin) -> Mapping[str, TopicInfo]:
-        found = await admin.topics(self._topics)
-        missing = [topic for name, topic in self._topics.items() if name not in found]
-        if not missing:
-            return found
-        if not self._create_topics or any(topic.partitions is None for topic in missing):
-            declared = {topic.name: (topic.partitions, topic.replication) for topic in missing}
-            raise MissingTopic(declared, ",".join(self._settings.brokers))
-        await admin.create_topics([_as_new(topic) for topic in missing])
-        log.info("created %s", ", ".join(topic.name for topic in missing))
-        async with asyncio.timeout(CREATED_WITHIN):
-            while len(found) < len(self._topics):
-                await asyncio.sleep(0.1)
-                found = await admin.topics(self._topics)
-        return found
 
     # While it runs
 
@@ -346,11 +357,3 @@ def rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _as_new(topic: Topic[Any, Any]) -> NewTopic:
-    config = dict(topic.config)
-    if topic.retention is not None:
-        config.setdefault("retention.ms", str(round(topic.retention * 1000)))
-    assert topic.partitions is not None
-    return NewTopic(topic.name, topic.partitions, topic.replication, config)

@@ -4,25 +4,37 @@ from collections.abc import Collection
 
 import pytest
 
-from streamkit import App
+from streamkit import App, Retry
 from streamkit.cli.orphans import orphaned_groups, orphaned_topics
 
 app = App("billing")
 orders = app.topic("orders.v1", value=dict)
+kept = app.topic("a.billing.charge.retry-1", value=bytes)
 
 
-@app.agent(orders)
+@app.agent(orders, retry=Retry.delays("1s", "2s", "3s"))
 async def charge(order: dict[str, object]) -> None: ...
 
 
-@app.agent(orders, group="of-its-own")
+@app.agent(orders, group="of-its-own", retry=Retry.delays("1s", "2s"), dead_letter="a.billing.x.retry-1")
 async def other(order: dict[str, object]) -> None: ...
+
+
+@app.agent(orders)
+async def once(order: dict[str, object]) -> None: ...
 
 
 @pytest.mark.parametrize(
     ("topics", "orphans"),
     [
-        (["orders.v1", "orders.v1.billing.charge.retry-1", "orders.v1.of-its-own.retry-2"], []),
+        (["orders.v1", "orders.v1.billing.charge.retry-1", "orders.v1.of-its-own.retry-2", "orders.v1.dlq"], []),
+        # More tiers than the agent has, whatever its group is called; and tiers of an agent that has none.
+        (["orders.v1.billing.charge.retry-3"], []),
+        (["orders.v1.billing.charge.retry-4"], ["as they are"]),
+        (["orders.v1.of-its-own.retry-2", "orders.v1.of-its-own.retry-3"], ["orders.v1.of-its-own.retry-3"]),
+        (["orders.v1.billing.once.retry-1"], ["as they are"]),
+        # Declared for something else, under the name of a tier.
+        (["a.billing.charge.retry-1", "a.billing.x.retry-1"], []),
         (["orders.v1.billing.refund.retry-1", "orders.v1.billing.refund.retry-12"], ["as they are"]),
         (["orders.v1.shop.charge.retry-1"], []),
         (["orders.v1.billing.refund.retry-0", "orders.v1.billing.refund.retry-x", "orders.v1.billing.refund"], []),

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec
 
 from streamkit import App, Record
@@ -132,9 +133,11 @@ class World:
             self.faults.append(f"{partition} {key}: {offset} started while another record of the key ran")
 
     @asynccontextmanager
-    async def working(self, app: App, **settings: Any) -> AsyncIterator[Working]:
+    async def working(
+        self, app: App, *, options: Mapping[str, Any] = MappingProxyType({}), **settings: Any
+    ) -> AsyncIterator[Working]:
         """A worker of the app. Stopped at the end, which raises its failure."""
-        working = Working(self, app, replace(self.settings, **settings))
+        working = Working(self, app, replace(self.settings, **settings), **options)
         try:
             yield working
         except BaseException:
@@ -145,9 +148,11 @@ class World:
         await working.task
         assert not self.faults, self.faults
 
-    async def failing(self, app: App, **settings: Any) -> Exception:
+    async def failing(
+        self, app: App, *, options: Mapping[str, Any] = MappingProxyType({}), **settings: Any
+    ) -> Exception:
         """Run a worker of the app until it fails by itself; how."""
-        working = Working(self, app, replace(self.settings, **settings))
+        working = Working(self, app, replace(self.settings, **settings), **options)
         await asyncio.wait([working.task], timeout=PATIENCE)
         if not working.task.done():
             working.worker.stop()

@@ -367,9 +367,12 @@ async def test_an_idle_worker_commits_nothing() -> None:
 async def test_commits_that_fail_at_the_broker_are_made_up_for(stored: bool) -> None:
     world = World()
     world.fill(["a"] * 50)
-    async with world.working(recording(world)) as working:
-        await working.joined()
-        world.broker.faults.fail_commits(3, Unreachable("coordinator"), stored=stored)
+
+    async def fail_commits_once(record: Record[str, bytes]) -> None:
+        if record.offset == 0:  # after the commit of where the group begins
+            world.broker.faults.fail_commits(3, Unreachable("coordinator"), stored=stored)
+
+    async with world.working(recording(world, fail_commits_once)) as working:
         await until(lambda: world.committed() == {0: 50})
         await until(lambda: working.agent.commits_succeeded)
     assert working.agent.commits_failed == 3

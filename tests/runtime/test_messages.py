@@ -17,8 +17,14 @@ SKIP = (
     "To pass over it, stop all workers of the group and run: kafka-consumer-groups.sh "
     "--bootstrap-server localhost:9092 --group test.work --topic in:0 --reset-offsets --to-offset 1 --execute"
 )
-MEND_HANDLER = "Mend the handler, or catch the error in it if the record may be dropped."
-MEND_SINK = "Mend what the handler returns, or the topic that it goes to."
+MEND_HANDLER = (
+    'Mend the handler, or declare retry=Retry.exponential("5s") to run such records again, '
+    "or dead_letter=True to set them aside."
+)
+MEND_SINK = (
+    "Mend what the handler returns, or the topic that it goes to; "
+    "or declare dead_letter=True to set such records aside."
+)
 MEND_BATCH = (
     "Mend the handler, or raise BatchError({place: error}) to say which records failed. "
     "Nothing of the batch is committed: the next start runs it again."
@@ -168,14 +174,16 @@ RECORDS = [
         b'{"id": 5}',
         f"stage decode-value {AT} ValidationError: Expected `str`, got `int` - at `$.id`",
         'The bytes: 7b 22 69 64 22 3a 20 35 7d |{"id": 5}| (9 bytes)',
-        f"Declare the topic with the value type that its producers write, or give it a codec= for them. {NEXT_START}",
+        f"Declare the topic with the value type that its producers write, or give it a codec= for them; "
+        f"or declare dead_letter=True to set such records aside. {NEXT_START}",
     ),
     (
         undecodable,
         None,
         f"stage decode-value {AT} DecodeError: the value is null (a tombstone), and the topic's type is Order: "
         "declare value=Order | None if None may come",
-        f"Declare the topic with the value type that its producers write, or give it a codec= for them. {NEXT_START}",
+        f"Declare the topic with the value type that its producers write, or give it a codec= for them; "
+        f"or declare dead_letter=True to set such records aside. {NEXT_START}",
     ),
     (raises, b'{"id": "1"}', f"stage handle {AT} ValueError: no such customer", f"{MEND_HANDLER} {NEXT_START}"),
     (raises_nothing_to_say, b'{"id": "1"}', f"stage handle {AT} KeyError", f"{MEND_HANDLER} {NEXT_START}"),
@@ -248,7 +256,8 @@ RECORDS = [
         b'{"id": "1"}',
         f"stage decode-value {AT} AttributeError: 'Order' object has no attribute 'customer'",
         'The bytes: 7b 22 69 64 22 3a 20 22 31 22 7d |{"id": "1"}| (11 bytes)',
-        f"Declare the topic with the value type that its producers write, or give it a codec= for them. {NEXT_START}",
+        f"Declare the topic with the value type that its producers write, or give it a codec= for them; "
+        f"or declare dead_letter=True to set such records aside. {NEXT_START}",
     ),
 ]
 
