@@ -39,36 +39,41 @@ SETTINGS: dict[str, Any] = {
 HANG, AT_ONCE = b"hang", b"at once"
 
 
+Ledgers = Mapping[str, LedgerFile]
+"""By the topic whose records each of them is about."""
+
+
 class WatchedTransport(KafkaTransport):
     """Kafka, with the group's side of the work written down as well."""
 
-    def __init__(self, settings: Settings, ledger: LedgerFile) -> None:
+    def __init__(self, settings: Settings, ledgers: Ledgers) -> None:
         super().__init__(settings)
         self._known = settings
-        self._ledger = ledger
+        self._ledgers = ledgers
 
     def consumer(self, group: str) -> Consumer:
-        return WatchedConsumer(self._known, group, self._ledger)
+        return WatchedConsumer(self._known, group, self._ledgers)
 
 
 class WatchedConsumer(KafkaConsumer):
-    def __init__(self, settings: Settings, group: str, ledger: LedgerFile) -> None:
+    def __init__(self, settings: Settings, group: str, ledgers: Ledgers) -> None:
         super().__init__(settings, group)
-        self._ledger = ledger
-        self.found: Offsets = {}
+        self._ledgers = ledgers
+        self.found: Mapping[TopicPartition, CommittedOffset] = {}
         self.found_from = 0.0
 
     def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
-        super().subscribe(topics, WatchedListener(self, listener, self._ledger))
+        super().subscribe(topics, WatchedListener(self, listener, self._ledgers))
 
     async def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
         asked = time.monotonic()
         found = await super().committed(partitions)
-        self.found, self.found_from = _by_number(found), asked
+        self.found, self.found_from = found, asked
         return found
 
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], generation: int) -> None:
-        number = self._ledger.commit_sent(generation, _by_number(offsets))
+        parts = {topic: _by_number(offsets, topic) for topic in self._ledgers}
+        sent = {topic: self._ledgers[topic].commit_sent(generation, part) for topic, part in parts.items() if part}
         accepted: bool | None = None
         try:
             await super().commit(offsets, generation)
@@ -79,26 +84,29 @@ class WatchedConsumer(KafkaConsumer):
         except TransportError:
             raise  # it may have been stored all the same
         finally:
-            self._ledger.commit_answered(number, accepted)
+            for topic, number in sent.items():
+                self._ledgers[topic].commit_answered(number, accepted)
 
 
 class WatchedListener:
-    def __init__(self, consumer: WatchedConsumer, listener: RebalanceListener, ledger: LedgerFile) -> None:
+    def __init__(self, consumer: WatchedConsumer, listener: RebalanceListener, ledgers: Ledgers) -> None:
         self._consumer = consumer
         self._listener = listener
-        self._ledger = ledger
+        self._ledgers = ledgers
 
     async def revoked(self, partitions: Collection[TopicPartition], *, lost: bool) -> None:
         await self._listener.revoked(partitions, lost=lost)
-        self._ledger.revoked(lost)
+        for ledger in self._ledgers.values():
+            ledger.revoked(lost)
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> None:
         consumer = self._consumer
         generation = consumer.generation
         await self._listener.assigned(partitions)
         # The engine takes nothing in before this step of the loop is over.
-        numbers = [partition.partition for partition in partitions]
-        self._ledger.assigned(generation, numbers, consumer.found, consumer.found_from)
+        for topic, ledger in self._ledgers.items():
+            numbers = [partition.partition for partition in partitions if partition.topic == topic]
+            ledger.assigned(generation, numbers, _by_number(consumer.found, topic), consumer.found_from)
 
 
 def patience(seed: int, partition: int, offset: int) -> float:
@@ -151,7 +159,7 @@ async def run(brokers: str, source: str, directory: Path, seed: int, concurrency
         app.agent(records, concurrency=concurrency, **common)(copied)
 
     settings = app.settings({"brokers": brokers}, {})
-    transport = WatchedTransport(settings, ledger)
+    transport = WatchedTransport(settings, {source: ledger})
     worker = Worker(app, settings, transport, WorkerSlots("test"))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     try:
@@ -160,8 +168,8 @@ async def run(brokers: str, source: str, directory: Path, seed: int, concurrency
         ledger.close()
 
 
-def _by_number(offsets: Mapping[TopicPartition, CommittedOffset]) -> Offsets:
-    return {partition.partition: Committed(*committed) for partition, committed in offsets.items()}
+def _by_number(offsets: Mapping[TopicPartition, CommittedOffset], topic: str) -> Offsets:
+    return {tp.partition: Committed(*committed) for tp, committed in offsets.items() if tp.topic == topic}
 
 
 if __name__ == "__main__":

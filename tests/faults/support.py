@@ -151,6 +151,11 @@ def program(
     return [*command, brokers, source, str(directory), str(seed), str(concurrency), shape]
 
 
+def tail(directory: Path) -> str:
+    """The end of what the processes of `processes` have logged."""
+    return (directory / "workers.log").read_text(errors="replace")[-4_000:]
+
+
 @contextmanager
 def processes() -> Iterator[Callable[[list[str], Path], subprocess.Popen[bytes]]]:
     """A function that starts processes, logging to `workers.log` in a directory; none of them outlives the block."""

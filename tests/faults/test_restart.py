@@ -15,7 +15,7 @@ from tests.faults.chaos import PARTITIONS, new_seed
 from tests.faults.ledger import Committed, LedgerReader
 from tests.faults.oracles import Coverage, Log
 from tests.faults.program import AT_ONCE, HANG
-from tests.faults.support import admin_of, create, processes, produce, program, unique, until
+from tests.faults.support import admin_of, create, processes, produce, program, tail, unique, until
 from tests.kafka.server import ExistingKafka, GenuineKafka
 
 SETTLED_AHEAD = 16_800  # records of each partition
@@ -97,7 +97,3 @@ async def until_committed(brokers: str, source: str, log: Log) -> None:
 
 def finished(ledger: LedgerReader, key: str) -> int:
     return sum(end.done and end.key == key for end in ledger.refresh().ends)
-
-
-def tail(directory: Path) -> str:
-    return (directory / "workers.log").read_text(errors="replace")[-4_000:]

@@ -169,6 +169,18 @@ class GenuineKafka:
         rule = ["--add", f"--allow-principal=User:{user}", f"--operation={operation}", *resources]
         self._administer("org.apache.kafka.tools.AclCommand", *rule)
 
+    def forbid(self, user: str, operation: str, *resources: str) -> None:
+        """Add an ACL that denies, with arguments as those of `permit`; takes some seconds."""
+        self._change_denial("--add", user, operation, *resources)
+
+    def forbid_no_more(self, user: str, operation: str, *resources: str) -> None:
+        """Remove what `forbid` has added; takes some seconds."""
+        self._change_denial("--remove", user, operation, *resources, "--force")
+
+    def _change_denial(self, change: str, user: str, operation: str, *resources: str) -> None:
+        rule = [change, f"--deny-principal=User:{user}", f"--operation={operation}", *resources]
+        self._administer("org.apache.kafka.tools.AclCommand", *rule)
+
     def _administer(self, tool: str, *arguments: str) -> None:
         command = ["java", "-cp", self._classpath, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", tool]
         command += ["--bootstrap-server", self.brokers, *arguments]
