@@ -68,7 +68,7 @@ def report(title: str, rounds: Sequence[Mapping[str, Measured]], reference: str,
     print(f"\n{title}: median (least to most) of {len(rounds)} rounds", flush=True)
     for name in rounds[0]:
         _print_side(name, [each[name] for each in rounds])
-    unit = bars[0].of
+    unit = bars[0].of if bars else "rate"
     print(f"  ratio of {unit}s to {reference!r}, round by round:")
     for name in rounds[0]:
         if name != reference:

@@ -22,8 +22,9 @@ STALLED_AFTER = 30.0
 class Run:
     """One run of an app's worker. `first_poll` is when records first came, in `time.perf_counter()` seconds."""
 
-    def __init__(self, app: App, brokers: str) -> None:
+    def __init__(self, app: App, brokers: str, *, create_topics: bool = False) -> None:
         self._app = app
+        self._create_topics = create_topics
         self._settings = app.settings({"brokers": brokers}, {})
         self.slots = WorkerSlots("benchmark")
         self.first_poll = self.ended = 0.0
@@ -33,7 +34,7 @@ class Run:
         """Work until `done`, looked at every 5 ms. Raises RuntimeError when `progress` stands still for 30 s."""
         app = self._app
         transport = NotingTransport(self._settings, self)
-        worker = Worker(app, self._settings, transport, self.slots)
+        worker = Worker(app, self._settings, transport, self.slots, create_topics=self._create_topics)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(worker.run())
             try:
