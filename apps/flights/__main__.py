@@ -11,10 +11,11 @@ import time
 
 from apps.flights.data import read_flights
 from apps.flights.feed import feed
-from apps.flights.figures import handled, lag_is_zero, render_excerpt, render_run
+from apps.flights.figures import done, lag_is_zero, render_excerpt, render_retries, render_run
 from apps.flights.metrics import Scrape
 from apps.flights.progress import showing
 from apps.flights.report import read_findings, render
+from apps.flights.strange import STRANGE
 from apps.flights.worker_process import WorkerFailed, WorkerProcess
 from streamkit.cli.embedded import EmbeddedBroker
 
@@ -41,19 +42,21 @@ def demo(*, keep: bool) -> None:
         print(f"\n  {worker.command}\n  metrics: {worker.url}/metrics\n", flush=True)
         count, seconds, seen = asyncio.run(_stream(broker.brokers, worker))
         found = asyncio.run(read_findings(broker.brokers))
-        print("", *render_run(count, seconds, seen), "", render(found), "", *render_excerpt(seen), sep="\n", flush=True)
+        run = [*render_run(count, seconds, seen), "", *render_retries(seen)]
+        print("", *run, "", render(found), "", *render_excerpt(seen), sep="\n", flush=True)
         if keep:
             _keep(broker.brokers, worker)
         worker.stop()
 
 
 async def _stream(brokers: str, worker: WorkerProcess) -> tuple[int, float, Scrape]:
-    """Send the flights while the agents run, until each has handled all of them and lag is 0.
+    """Send the flights while the agents run, until each is done with all of them and lag is 0.
 
-    How many flights, the seconds until they were handled, and what the worker says at the end.
+    How many flights, the seconds until they were done, and what the worker says at the end.
     """
     rows = read_flights()
     started, sent = time.monotonic(), 0
+    records = len(rows) + len(STRANGE)
 
     def count(total: int) -> None:
         nonlocal sent
@@ -61,15 +64,15 @@ async def _stream(brokers: str, worker: WorkerProcess) -> tuple[int, float, Scra
 
     async with asyncio.timeout(GIVE_UP_AFTER), asyncio.TaskGroup() as group:
         group.create_task(feed(brokers, rows, count))
-        with showing(len(rows)) as show:
+        with showing(records) as show:
             while True:
-                done = handled(await worker.scrape())
-                show({"sent": sent} | done)
-                if min(done.values()) >= len(rows):
+                seen = await worker.scrape()
+                show({"sent": sent} | done(seen))
+                if min(done(seen).values()) >= records:
                     break
                 await asyncio.sleep(LOOK_EVERY)
         seconds, handled_at = time.monotonic() - started, time.time()
-        print("  handled; the worker reads its lag from the broker every 10 s ...", flush=True)
+        print("  done; the worker reads its lag from the broker every 10 s ...", flush=True)
         while True:
             seen = await worker.scrape()
             if lag_is_zero(seen, handled_at):

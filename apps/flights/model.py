@@ -57,3 +57,22 @@ class Gate:
 
     flight: str
     gate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """What was measured at an airport in one hour."""
+
+    temperature: float  # degrees Fahrenheit
+    precipitation: float  # inches of rain, or of snow when melted
+    visibility: float  # miles
+
+
+@dataclass(frozen=True, slots=True)
+class FlightWeather:
+    """The weather when a flight left, or was to leave."""
+
+    flight: str
+    departure_delay: int | None  # None: it was cancelled
+    weather: Weather
+    attempts: int  # until the weather service answered

@@ -2,19 +2,45 @@
 
 import argparse
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from statistics import mean
+from textwrap import fill
+from typing import NamedTuple
 from uuid import uuid4
 
 from apps.flights import agents
-from apps.flights.model import Delay, Flight, Turn
+from apps.flights.model import Delay, Flight, FlightWeather, Turn
 from apps.flights.rotation import Chain, is_late
 from apps.flights.running import worker_of
-from streamkit import App
+from streamkit import App, Record
 
 ENOUGH = 100  # flights: fewer say little about a carrier
 WORST = 5
+WIDTH = 80
+
+
+class DeadLetter(NamedTuple):
+    """What its headers tell."""
+
+    group: str  # of the agent that gave the record up
+    origin: str  # topic[partition] offset
+    stage: str
+    error: str  # its class, without the module
+    message: str
+    attempts: str
+
+    @classmethod
+    def of(cls, record: Record[bytes, bytes]) -> "DeadLetter":
+        headers = {name: (value or b"").decode() for name, value in record.headers}
+        return cls(
+            group=headers["sk-group"],
+            origin="{sk-origin-topic}[{sk-origin-partition}] offset {sk-origin-offset}".format_map(headers),
+            stage=headers["sk-stage"],
+            error=headers["sk-error-class"].rpartition(".")[2],
+            message=headers["sk-error-message"],
+            attempts=headers["sk-attempt"],
+        )
 
 
 class Findings:
@@ -24,6 +50,8 @@ class Findings:
         self.turns: dict[str, Turn] = {}
         self.delays: dict[str, Delay] = {}
         self.cancelled: dict[str, Flight] = {}
+        self.weather: dict[str, FlightWeather] = {}
+        self.dead_letters: dict[tuple[str, str], DeadLetter] = {}  # by group and origin
 
     @property
     def worst_chain(self) -> Chain:
@@ -33,6 +61,11 @@ class Findings:
     def departed_late(self, *, arrived_late: bool) -> float:
         """The share of departures that were late, after an arrival that was late or was not."""
         return _share([turn.departed_late for turn in self.turns.values() if turn.arrived_late == arrived_late])
+
+    def late_in(self, *, wet: bool) -> float:
+        """The share of departures that were late, in rain or snow or without."""
+        seen = [each for each in self.weather.values() if (each.weather.precipitation > 0) == wet]
+        return _share([is_late(each.departure_delay) for each in seen if each.departure_delay is not None])
 
     def worst_delays(self) -> list[tuple[str, str, list[int]]]:
         """Carrier, airport and the minutes of each flight; the highest averages first."""
@@ -69,13 +102,23 @@ async def read_findings(brokers: str) -> Findings:
     async def cancelled(flight: Flight) -> None:
         found.cancelled[flight.id] = flight
 
+    @app.agent(app.topic(agents.weathers.name, value=FlightWeather))
+    async def weather(found_out: FlightWeather) -> None:
+        found.weather[found_out.flight] = found_out
+
+    @app.agent(app.topic(agents.weather.dead_letters[agents.flights.name], key=bytes, value=bytes))
+    async def dead_letters(record: Record[bytes, bytes]) -> None:
+        letter = DeadLetter.of(record)
+        found.dead_letters[letter.group, letter.origin] = letter
+
     await worker_of(app, brokers, agents=app.agents, stop_when_idle="500ms").run()
     return found
 
 
 def render(found: Findings) -> str:
     """A page for people, 80 columns wide."""
-    return "\n".join([*_rotation(found), "", *_delays(found), "", *_cancelled(found)])
+    parts = (_rotation, _delays, _cancelled, _weather, _dead_letters)
+    return "\n\n".join("\n".join(part(found)) for part in parts)
 
 
 def _rotation(found: Findings) -> Iterator[str]:
@@ -110,6 +153,43 @@ def _delays(found: Findings) -> Iterator[str]:
 def _cancelled(found: Findings) -> Iterator[str]:
     unknown = sum(flight.tailnum is None for flight in found.cancelled.values())
     yield f"Cancelled: {len(found.cancelled):,} flights; of {unknown:,} no aircraft is known (their key is null)"
+
+
+def _weather(found: Findings) -> Iterator[str]:
+    attempts = sorted(Counter(each.attempts for each in found.weather.values()).items())
+    yield f"The weather is known of {len(found.weather):,} departures"
+    yield f"  {found.late_in(wet=True):4.0%} were late in rain or snow,"
+    yield f"  {found.late_in(wet=False):4.0%} without."
+    for number, count in attempts:
+        yield f"  {count:6,} were answered at attempt {number}"
+
+
+def _dead_letters(found: Findings) -> Iterator[str]:
+    letters = found.dead_letters.values()
+    yield f"Dead letters in {agents.weather.dead_letters[agents.flights.name]}: {len(letters):,}"
+    yield "    stage         error            attempts   of agent   records"
+    for (stage, error, attempts), groups in sorted(_kinds(letters).items()):
+        agent = next(iter(groups)).rpartition(".")[2] if len(groups) == 1 else f"{len(groups)} agents"
+        yield f"    {stage:13} {error:16} {attempts:>8}   {agent:10} {groups.total():7,}"
+    yield from _sample([letter for letter in letters if letter.stage == "handle"] or list(letters))
+
+
+def _kinds(letters: Iterable[DeadLetter]) -> dict[tuple[str, str, str], Counter[str]]:
+    """How many each group has of the stage, the error and the number of attempts."""
+    kinds = defaultdict[tuple[str, str, str], Counter[str]](Counter)
+    for letter in letters:
+        kinds[letter.stage, letter.error, letter.attempts][letter.group] += 1
+    return kinds
+
+
+def _sample(letters: Collection[DeadLetter]) -> Iterator[str]:
+    """The one that was tried most often."""
+    if not letters:
+        return
+    letter = max(letters, key=lambda each: (int(each.attempts), each.origin))
+    times = "once" if letter.attempts == "1" else f"{letter.attempts} times"
+    text = f"One of them, from {letter.origin}, tried {times}: {letter.error}: {letter.message}"
+    yield fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
 def main() -> None:

@@ -102,7 +102,8 @@ class Worker:
 
     def processed(self, agent: str) -> float:
         lines = [line for line in self.metrics.splitlines() if line.startswith("streamkit_records_processed_total{")]
-        return sum(float(line.split()[-1]) for line in lines if f'agent="{agent}"' in line and "success" in line)
+        ended = [line for line in lines if "success" in line or "dead_lettered" in line]
+        return sum(float(line.split()[-1]) for line in ended if f'agent="{agent}"' in line)
 
 
 @contextmanager

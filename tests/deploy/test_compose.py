@@ -12,7 +12,10 @@ from click import Context
 from apps.flights.agents import app
 from streamkit.cli.group import group
 from streamkit.cli.target import chosen_agents, load_app
+from streamkit.runtime.retry_topics import wanted_topics
+from streamkit.runtime.start_topics import as_new
 from streamkit.settings import PREFIX, Settings, setting_fields
+from streamkit.transport.base import TopicInfo
 from tests.deploy.containers import server_properties
 from tests.deploy.files import COMPOSE, CREATE_TOPICS, PROMETHEUS_CONFIG, ROOT, SERVICES, exec_form, seconds
 from tests.kafka.server import VERSION
@@ -93,19 +96,24 @@ def test_kafka_keeps_its_data_in_a_volume() -> None:
     assert [f"kafka-data:{KAFKA['log.dirs']}"] == SERVICES["kafka"]["volumes"]
 
 
-def test_the_topics_are_those_that_the_app_declares(tmp_path: Path) -> None:
+def test_the_topics_are_those_that_the_app_declares_and_its_agents_need(tmp_path: Path) -> None:
     tool = tmp_path / "kafka-topics.sh"
     tool.write_text('#!/bin/sh\necho "$@"\n')
     tool.chmod(0o755)
     ran = subprocess.run(
         ["bash", CREATE_TOPICS, "kafka:9092"], env={"BIN": str(tmp_path)}, capture_output=True, text=True, check=True
     )
-    declared = [
+    # Of the broker's defaults, the largest record alone plays a part.
+    known = {topic.name: TopicInfo(topic.partitions or 0, 1_048_588, 1, {}) for topic in app.topics.values()}
+    needed = [as_new(topic) for topic in app.topics.values()]
+    needed += [wanted.new for wanted in wanted_topics(app.agents.values(), app.topics, known)]
+    commands = [
         f"--bootstrap-server kafka:9092 --create --if-not-exists --topic {topic.name} "
         f"--partitions {topic.partitions} --replication-factor {topic.replication or 1}"
-        for topic in app.topics.values()
+        + "".join(f" --config {name}={value}" for name, value in topic.config.items())
+        for topic in needed
     ]
-    assert ran.stdout.splitlines() == declared
+    assert ran.stdout.splitlines() == commands
     assert not [topic.name for topic in app.topics.values() if topic.retention or topic.config]
 
 

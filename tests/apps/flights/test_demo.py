@@ -67,12 +67,17 @@ def test_the_demo_reports_in_eighty_columns_and_keeps_running_if_told_to() -> No
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     output = "\n".join(lines)
-    assert "27,004 flights came in and went through 4 agents" in output
-    assert "108,016 records handled" in output
-    assert "lag 0 in each of 24 partitions" in output
+    assert "27,004 flights and 5 records that are none, through 5 agents" in output
+    assert "134,970 records handled" in output
+    assert "lag 0 in each of 48 partitions" in output
+    assert "27,009 read = 26,954 with their weather + 55 dead letters: nothing is lost" in output
+    assert "its dead letters by reason: 10 exhausted, 40 non_retryable, 5 deserialize" in output
+    assert "the breaker opened once, and has closed again" in output
     assert "The longest chain of lateness: N190JB, 4 flights" in output
     assert "Cancelled: 521 flights" in output
-    report = lines[next(n for n, line in enumerate(lines) if "flights came in" in line) : -1]
+    assert "Dead letters in nyc.flights.v1.dlq: 75" in output
+    assert "    handle        NotObserved             1   weather " in output
+    report = lines[next(n for n, line in enumerate(lines) if "records that are none, " in line) : -1]
     assert max(map(len, report)) <= 80
 
 

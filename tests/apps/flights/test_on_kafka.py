@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
@@ -14,10 +14,20 @@ from aiokafka.admin import AIOKafkaAdminClient
 from apps.flights.data import read_flights
 from apps.flights.feed import feed
 from apps.flights.report import read_findings
-from tests.apps.flights.truth import Truth
+from apps.flights.strange import HEADERS, STRANGE
+from apps.flights.weather import FOR_EVER, faults
+from tests.apps.flights.truth import Truth, without_weather
 from tests.kafka.server import ExistingKafka
 
-GROUPS = ("flights.rotation", "flights.delay", "flights.cancelled", "flights.gate")
+GROUPS = ("flights.rotation", "flights.delay", "flights.cancelled", "flights.gate", "flights.weather")
+WRITTEN = (
+    "nyc.gates.v1",
+    "nyc.turns.v1",
+    "nyc.delays.v1",
+    "nyc.cancellations.v1",
+    "nyc.weather.v1",
+    "nyc.flights.v1.dlq",
+)
 WORKER = [sys.executable, "-m", "streamkit.cli", "worker", "apps.flights:app", "--http", "127.0.0.1:0"]
 
 
@@ -28,19 +38,31 @@ def test_what_the_agents_write_is_what_the_csv_says(kafka: str, count: int, requ
         pytest.skip("the app's topics may hold records already on the cluster that STREAMKIT_TEST_BROKERS names")
     brokers: str = cluster.brokers
     rows = read_flights()[:count]
-    truth = Truth({flight.id for flight in rows})
+    wanted = {flight.id for flight in rows}
+    truth = Truth(wanted)
     asyncio.run(feed(brokers, rows))
     worker = [*WORKER, "--brokers", brokers, "--create-topics", "--stop-when-idle", "1s"]
     done = subprocess.run(worker, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
-    topics = asyncio.run(read(brokers, "nyc.gates.v1", "nyc.turns.v1", "nyc.delays.v1", "nyc.cancellations.v1"))
+    topics = asyncio.run(read(brokers, *WRITTEN))
     assert gates_by_aircraft(topics["nyc.gates.v1"]) == truth.by_aircraft
     assert len(topics["nyc.gates.v1"]) == count
     assert turns_by_flight(topics["nyc.turns.v1"]) == truth.turns
     assert delays_by_key(topics["nyc.delays.v1"]) == {key: sorted(minutes) for key, minutes in truth.delays.items()}
     assert cancelled(topics["nyc.cancellations.v1"]) == truth.cancelled
     assert asyncio.run(lag(brokers)) == {group: [0] * 6 for group in GROUPS}
+
+    unknown, unanswered = without_weather(wanted), {flight for flight in wanted if faults(flight) == FOR_EVER}
+    known = wanted - unknown - unanswered
+    assert attempts_by_flight(topics["nyc.weather.v1"]) == {flight: 1 + faults(flight) for flight in known}
+    letters = topics["nyc.flights.v1.dlq"]
+    expected = {group: {"DecodeError": 2, "ValidationError": 3} for group in GROUPS}
+    expected["flights.weather"] |= {"NotObserved": len(unknown), "TimeoutError": len(unanswered)}
+    assert errors_by_group(letters) == {group: +Counter(errors) for group, errors in expected.items()}
+    undecodable = [letter for letter in letters if header(letter, "sk-stage") == "decode-value"]
+    assert sorted({letter.value for letter in undecodable}) == sorted(STRANGE)
+    assert all(list(letter.headers)[: len(HEADERS)] == HEADERS for letter in undecodable)
 
     found = asyncio.run(read_findings(brokers))
     assert found.turns.keys() == truth.turns.keys()
@@ -49,6 +71,26 @@ def test_what_the_agents_write_is_what_the_csv_says(kafka: str, count: int, requ
 
 
 Records = list[Any]  # of aiokafka, which has no types
+
+
+def attempts_by_flight(records: Records) -> dict[str, int]:
+    weathers = [json.loads(record.value) for record in records]
+    found = {weather["flight"]: weather["attempts"] for weather in weathers}
+    assert len(found) == len(weathers)
+    return found
+
+
+def errors_by_group(letters: Records) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for letter in letters:
+        found[header(letter, "sk-group")][header(letter, "sk-error-class").rpartition(".")[2]] += 1
+    return found
+
+
+def header(record: Any, name: str) -> str:
+    (value,) = [value for each, value in record.headers if each == name]
+    text: str = value.decode()
+    return text
 
 
 def gates_by_aircraft(records: Records) -> dict[str, list[str]]:

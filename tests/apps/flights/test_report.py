@@ -1,7 +1,10 @@
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
-from apps.flights.model import Delay, Flight, Turn
-from apps.flights.report import Findings, render
+from apps.flights.model import Delay, Flight, FlightWeather, Turn, Weather
+from apps.flights.report import DeadLetter, Findings, render
+from streamkit import Record
 
 NOON = datetime(2013, 1, 25, 12, tzinfo=UTC)
 
@@ -46,3 +49,57 @@ def test_the_report_fits_eighty_columns_and_an_empty_one_can_be_shown() -> None:
     assert "N190JB, 2 flights" in full
     for text in (full, render(Findings())):
         assert max(map(len, text.splitlines())) <= 80
+
+
+def letter(offset: int = 17, headers: Mapping[str, str] = MappingProxyType({})) -> DeadLetter:
+    given = {
+        "sk-origin-topic": "nyc.flights.v1",
+        "sk-origin-partition": "3",
+        "sk-origin-offset": str(offset),
+        "sk-group": "flights.weather",
+        "sk-stage": "handle",
+        "sk-error-class": "apps.flights.weather.NotObserved",
+        "sk-error-message": "no weather was measured",
+        "sk-attempt": "1",
+        **headers,
+    }
+    return DeadLetter.of(Record(None, b"{}", headers=[(name, value.encode()) for name, value in given.items()]))
+
+
+def test_a_dead_letter_says_whose_it_is_where_it_came_from_and_what_failed() -> None:
+    assert letter() == DeadLetter(
+        group="flights.weather",
+        origin="nyc.flights.v1[3] offset 17",
+        stage="handle",
+        error="NotObserved",
+        message="no weather was measured",
+        attempts="1",
+    )
+
+
+def test_dead_letters_are_counted_by_what_has_failed_and_one_that_was_tried_most_is_shown() -> None:
+    found = findings()
+    late = {"sk-error-class": "TimeoutError", "sk-error-message": "no answer", "sk-attempt": "4"}
+    letters = [letter(1), letter(2), letter(3, late)]
+    letters += [
+        letter(4, {"sk-stage": "decode-value", "sk-group": group}) for group in ("flights.gate", "flights.delay")
+    ]
+    found.dead_letters = {(each.group, each.origin): each for each in letters}
+    text = render(found)
+    assert "    handle        NotObserved             1   weather          2\n" in text
+    assert "    handle        TimeoutError            4   weather          1\n" in text
+    assert "    decode-value  NotObserved             1   2 agents         2\n" in text
+    assert "One of them, from nyc.flights.v1[3] offset 3, tried 4 times: TimeoutError: no" in text
+
+
+def test_departures_are_counted_by_the_weather_and_by_attempts() -> None:
+    found = findings()
+    for number in range(8):
+        weather = Weather(30.0, 0.1 if number < 2 else 0.0, 10.0)
+        found.weather[str(number)] = FlightWeather(str(number), 20 if number < 3 else 0, weather, 1 + (number == 7))
+    found.weather["cancelled"] = FlightWeather("cancelled", None, Weather(30.0, 0.0, 10.0), 1)
+    assert found.late_in(wet=True) == 1.0
+    assert found.late_in(wet=False) == 1 / 6
+    text = render(found)
+    assert "       8 were answered at attempt 1" in text
+    assert "       1 were answered at attempt 2" in text

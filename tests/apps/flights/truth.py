@@ -10,12 +10,18 @@ from pathlib import Path
 
 FILE = Path(__file__).parents[3] / "apps" / "flights" / "january_2013.csv.gz"
 
+WEATHER_FILE = FILE.with_name("weather_january_2013.csv.gz")
+
 Row = dict[str, str]
 
 
-def rows() -> list[Row]:
-    with gzip.open(FILE, "rt", newline="") as lines:
+def rows(file: Path = FILE) -> list[Row]:
+    with gzip.open(file, "rt", newline="") as lines:
         return list(csv.DictReader(lines))
+
+
+def weather_rows() -> list[Row]:
+    return rows(WEATHER_FILE)
 
 
 def scheduled(row: Row) -> datetime:
@@ -36,6 +42,13 @@ def late(text: str) -> bool:
 
 def identity(row: Row) -> str:
     return f"{row['carrier']}{row['flight']} {row['origin']} {scheduled(row).isoformat()}"
+
+
+def without_weather(wanted: Collection[str]) -> set[str]:
+    """Those of the flights that left in an hour in which nothing was measured at their airport."""
+    measured = {(row["origin"], row["time_hour"]) for row in weather_rows()}
+    chosen = [row for row in rows() if identity(row) in wanted]
+    return {identity(row) for row in chosen if (row["origin"], f"{left(row):%Y-%m-%dT%H:00:00Z}") not in measured}
 
 
 class Truth:
