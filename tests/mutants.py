@@ -320,18 +320,32 @@ MUTANTS = [
     Mutant(
         "the breaker opens for bad keys that fail in a row",
         BREAKER,
-        " and self._news >= limits.keys:",
-        ":",
+        " and row.news >= limits.keys",
+        "",
         BREAKER_TESTS,
     ),
     Mutant(
         "a breaker of few keys does not open when everything fails",
         BREAKER,
         "return failures >= limits.failures and",
-        "return failures >= limits.failures and self._news >= limits.keys and",
+        "return failures >= limits.failures and self._rows[0].news >= limits.keys and",
         BREAKER_TESTS,
     ),
-    Mutant("the breaker opens for one key", BREAKER, "self._news += news", "self._news += 1", BREAKER_TESTS),
+    Mutant("the breaker opens for one key", BREAKER, "row.news += news", "row.news += 1", BREAKER_TESTS),
+    Mutant(
+        "the breaker opens for what is slower than what succeeds",
+        BREAKER,
+        "refused or began >= self._returned_at",
+        "True",
+        BREAKER_TESTS,
+    ),
+    Mutant(
+        "the breaker is closed by late acknowledgements",
+        "streamkit/runtime/gate.py",
+        " or (self.tripped and not probe)",
+        "",
+        "tests/runtime/test_breaker.py::test_late_acknowledgements_of_what_ran_before_it_opened_do_not_close_it",
+    ),
     Mutant(
         "records that fail again count for the ratio",
         BREAKER,
@@ -342,8 +356,8 @@ MUTANTS = [
     Mutant(
         "keys of before a success count in a row",
         BREAKER,
-        "            self._failures = self._news = 0\n            self._succeeded_at",
-        "            self._failures = 0\n            self._succeeded_at",
+        "self.news = 0  # keys",
+        'self.news = getattr(self, "news", 0)  # keys',
         BREAKER_TESTS,
     ),
     Mutant(
@@ -495,7 +509,7 @@ MUTANTS = [
         f"{FEW_FAILURES_TESTS}::test_a_held_batch_or_record_is_tried_again_and_runs_before_what_came_after_it",
     ),
     Mutant("the breaker never counts what succeeds", BREAKER, "self._slot(now)[1] += count", "pass", BREAKER_TESTS),
-    Mutant("the breaker opens late", BREAKER, "self._failures >= limits", "self._failures > limits", BREAKER_TESTS),
+    Mutant("the breaker opens late", BREAKER, "row.failures >= limits", "row.failures > limits", BREAKER_TESTS),
     Mutant("the breaker never forgets", BREAKER, "<= number - SLOTS", "< 0", BREAKER_TESTS),
     Mutant(
         "the breaker waits for a probe that hangs",
