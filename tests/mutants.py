@@ -771,15 +771,15 @@ MUTANTS = [
     Mutant(
         "a copy is not awaited before the lane goes on",
         FATES,
-        "cause, partial(self._moved, delivery))",
-        "cause, lambda move: None)\n            self._moved(delivery, decision)",
+        "cause, partial(self._moved, delivery, cause.error))",
+        "cause, lambda move: None)\n            self._moved(delivery, cause.error, decision)",
         f"{RETRIES} {STUCK_COPIES}",
     ),
     Mutant(
         "a copy is not awaited before the lane goes on: found by the model",
         FATES,
-        "cause, partial(self._moved, delivery))",
-        "cause, lambda move: None)\n            self._moved(delivery, decision)",
+        "cause, partial(self._moved, delivery, cause.error))",
+        "cause, lambda move: None)\n            self._moved(delivery, cause.error, decision)",
         RETRIES_MODEL,
     ),
     Mutant(
@@ -886,9 +886,9 @@ MUTANTS = [
     Mutant(
         "a run has succeeded before what it sent is stored",
         POOL,
-        "            self._failing.pop(delivery.record.key, None)\n            self._events.succeeded(1)\n",
-        "            self._failing.pop(delivery.record.key, None)\n        self._events.succeeded(1)\n",
-        RETRIED_OUTPUTS,
+        "            self._events.succeeded(1, probe=delivery.probe)\n",
+        "        self._events.succeeded(1, probe=delivery.probe)\n",
+        "tests/runtime/test_breaker.py::test_a_probe_that_returns_and_whose_output_is_refused_does_not_close_it",
     ),
     Mutant(
         "a record whose lane cannot be told runs after it was held",

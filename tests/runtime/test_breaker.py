@@ -375,3 +375,27 @@ async def test_late_acknowledgements_of_what_ran_before_it_opened_do_not_close_i
         assert working.agent.breaker_open
         assert working.agent.breaker_openings == 1
         assert working.agent.retries[1] <= 20
+
+
+@simulated
+async def test_a_probe_that_returns_and_whose_output_is_refused_does_not_close_it() -> None:
+    world = RetryWorld(breaker_failures=10, breaker_keys=5, latency=0.1)  # the refusals come late
+    world.broker.create_topic("out", 1)
+    world.broker.faults.refuse("out")
+    world.is_settled = lambda partition, offset: True
+    app = App("test")
+    topic, out = app.topic("in", value=bytes), app.topic("out", value=bytes)
+
+    @app.agent(topic, sink=out, retry=Retry.delays("1h"))
+    async def work(value: bytes) -> bytes:
+        await asyncio.sleep(0.01)
+        return value
+
+    for number in range(200):
+        world.send(f"k{number}", b"v")
+    async with world.working_with_topics(app) as working:
+        await working.joined()
+        await until(lambda: working.agent.breaker_open, "it opens")
+        await asyncio.sleep(120)
+        assert working.agent.breaker_open
+        assert working.agent.breaker_openings == 1
