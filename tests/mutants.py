@@ -886,8 +886,8 @@ MUTANTS = [
     Mutant(
         "a run has succeeded before what it sent is stored",
         POOL,
-        "            self._events.succeeded(1, probe=delivery.probe)\n",
-        "        self._events.succeeded(1, probe=delivery.probe)\n",
+        "            self._events.succeeded(1, now, probe=delivery.probe)\n",
+        "        self._events.succeeded(1, now, probe=delivery.probe)\n",
         "tests/runtime/test_breaker.py::test_a_probe_that_returns_and_whose_output_is_refused_does_not_close_it",
     ),
     Mutant(

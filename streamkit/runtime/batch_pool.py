@@ -171,10 +171,11 @@ class BatchPool:
             landing = await fly(bundle, rest, None if limit is None else started + limit)
         finally:
             self.in_flight -= len(items)
-        seconds = loop.time() - started
+        ended = loop.time()
+        seconds = ended - started
         self._slots.duration_counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
         self._slots.duration_sum += seconds
-        self._land(line, bundle, landing, started)
+        self._land(line, bundle, landing, started, ended)
 
     def _decoded(self, line: Line[TopicPartition, Delivery], deliveries: Sequence[Delivery]) -> list[Any]:
         """What the handler gets: everything up to a record that cannot be decoded, which then begins the next batch,
@@ -196,16 +197,18 @@ class BatchPool:
                 note_lateness(self._slots, delivery, asyncio.get_running_loop().time())
         return items
 
-    def _land(self, line: Line[TopicPartition, Delivery], bundle: Bundle, landing: Landing, began: float) -> None:
+    def _land(
+        self, line: Line[TopicPartition, Delivery], bundle: Bundle, landing: Landing, began: float, now: float
+    ) -> None:
         failed = partial(self._events.failed_batch, began=began)
         match landing:
             case Landing("handled"):
                 self._handled(bundle)
-                self._events.returned(len(bundle.deliveries))
+                self._events.returned(len(bundle.deliveries), now)
                 if not bundle.outputs:
                     for delivery in bundle.deliveries if self._events.failing else ():
                         self._events.failing.pop(delivery.record.key, None)
-                    self._events.succeeded(len(bundle.deliveries), probe=bundle.probe)
+                    self._events.succeeded(len(bundle.deliveries), now, probe=bundle.probe)
                 self.queue.release(line)
             case Landing("given up", error):
                 note_late_error(self._agent.name, error)

@@ -37,12 +37,12 @@ class Events(Protocol):
         """Keys whose last run has failed. Whoever runs one that succeeds takes it out."""
         ...
 
-    def returned(self, count: int, /) -> None:
-        """So many handlers have returned; records, for those of batches."""
+    def returned(self, count: int, now: float, /) -> None:
+        """So many handlers have returned by this loop time; records, for those of batches."""
         ...
 
-    def succeeded(self, count: int, /, *, probe: bool) -> None:
-        """So many runs of the handler have ended well, and have sent nothing that is not acknowledged."""
+    def succeeded(self, count: int, now: float, /, *, probe: bool) -> None:
+        """So many runs of the handler have ended well by then, and have sent nothing that is not acknowledged."""
         ...
 
     def failed(

@@ -49,27 +49,28 @@ class Gate:
         self._schedule()
         return True
 
-    def returned(self, count: int) -> None:
+    def returned(self, count: int, now: float) -> None:
         """So many handlers have returned; what they have sent may be unacknowledged."""
         if self._breaker is not None:
-            self._breaker.returned(count, self._now())
+            self._breaker.returned(count, now)
 
-    def succeeded(self, count: int, *, probe: bool) -> None:
+    def succeeded(self, count: int, now: float, *, probe: bool) -> None:
         """So many runs of the handler have ended well, with all that they have sent acknowledged.
 
         While the breaker is open, only those of probes count: the others may have begun when all was well.
         """
         if self._breaker is None or not count or (self.tripped and not probe):
             return
-        if self._breaker.succeeded(count, self._now()):
+        if self._breaker.succeeded(count, now):
             self._close()
         elif self.tripped:
             self._schedule()  # the next one may follow at once
 
     def acknowledged(self, count: int, probes: int) -> None:
         """So many runs have ended well by an acknowledgement; of these, so many were probes."""
-        self.succeeded(count - probes, probe=False)
-        self.succeeded(probes, probe=True)
+        now = self._now()
+        self.succeeded(count - probes, now, probe=False)
+        self.succeeded(probes, now, probe=True)
 
     def count(
         self, outcomes: Iterable[tuple[Delivery, BaseException | None]], began: float, *, refused: bool = False
@@ -77,17 +78,15 @@ class Gate:
         """How runs of the handler that began at this loop time have ended, in their order."""
         if self._breaker is None:
             return
+        now = self._now()
         for delivery, error in outcomes:
             if error is None:
                 self.failing.pop(delivery.record.key, None)
-                self.returned(1)
-                self.succeeded(1, probe=delivery.probe)
+                self.returned(1, now)
+                self.succeeded(1, now, probe=delivery.probe)
             elif counts(error):
                 again = attempt_of(delivery.record) > 1
-                opened = self._breaker.failed(
-                    delivery.record.key, self._now(), again=again, began=began, refused=refused
-                )
-                if opened:
+                if self._breaker.failed(delivery.record.key, now, again=again, began=began, refused=refused):
                     self._open(error)
                 elif self.tripped:
                     self._schedule()

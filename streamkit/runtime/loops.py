@@ -345,11 +345,11 @@ class Loop:
         delivery.handled = True
         slots.processed_success += 1
         if self._counted:
-            self._events.returned(1)
+            self._events.returned(1, now)
         if not delivery.outputs:
             if self._counted:
                 self._events.failing.pop(delivery.record.key, None)
-                self._events.succeeded(1, probe=delivery.probe)
+                self._events.succeeded(1, now, probe=delivery.probe)
             mine.settling.append(delivery.sequence)
             mine.bytes -= delivery.size
             self._settlement.soon()

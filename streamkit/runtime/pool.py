@@ -133,10 +133,8 @@ class Pool:
                 await self._crew.until_woken()
                 continue
             waiting = self._sprint(once=tripped)
-            until = asyncio.get_running_loop().time() + SLICE
-            # Not a turn of the loop for each record that fails: it costs as much as many that do not.
-            while self._stumbled and not self._events.tripped and asyncio.get_running_loop().time() < until:
-                waiting = self._sprint(once=False)
+            if self._stumbled:
+                waiting = self._sprint_on()
             if waiting is not None:
                 self.wake(2)  # a handler that waits leaves the loop to others: more tasks join in
                 await self._finish_waiting(waiting)
@@ -146,6 +144,14 @@ class Pool:
                 await asyncio.sleep(0)
             else:
                 await self._crew.until_woken()
+
+    def _sprint_on(self) -> Waiting | None:
+        """After a record that failed: a turn of the loop for each would cost as much as many that do not fail."""
+        clock, waiting = asyncio.get_running_loop().time, None
+        until = clock() + SLICE
+        while self._stumbled and not self._events.tripped and clock() < until:
+            waiting = self._sprint(once=False)
+        return waiting
 
     def _sprint(self, once: bool) -> Waiting | None:
         """Run records one after another until a handler waits, nothing is ready, or the slice is over; or only one.
@@ -218,8 +224,8 @@ class Pool:
             slots.processed_success += done
             slots.duration_sum += started - begun
             self._settlement.settle()
-            self._events.returned(done)
-            self._events.succeeded(silent, probe=once)  # the others when their outputs are acknowledged
+            self._events.returned(done, started)
+            self._events.succeeded(silent, started, probe=once)  # the others when their outputs are acknowledged
             self._stumbled = undecodable is not None or raised is not None
             # After what came before it.
             if undecodable is not None:
@@ -245,10 +251,11 @@ class Pool:
             landing = await fly(delivery, rest, None if limit is None else started + limit)
         finally:
             self.in_flight -= 1
-        self._observe(asyncio.get_running_loop().time() - started)
+        ended = asyncio.get_running_loop().time()
+        self._observe(ended - started)
         match landing:
             case Landing("handled"):
-                self._handled(delivery)
+                self._handled(delivery, ended)
             case Landing("given up", error):
                 self._given_up(delivery, error)
             case Landing("late"):
@@ -259,18 +266,18 @@ class Pool:
                 self._events.failed_before(delivery)
         self._events.progressed()
 
-    def _handled(self, delivery: Delivery) -> None:
+    def _handled(self, delivery: Delivery, now: float) -> None:
         """The handler has returned, its outputs are queued: the key goes on. A late result of a closed window only
         ends what blocked that key."""
         delivery.handled = True
         self.queue.release(delivery.part, delivery)
         self._slots.processed_success += 1
-        self._events.returned(1)
+        self._events.returned(1, now)
         if not delivery.outputs:
             self._settlement.note(delivery)
             self._settlement.soon()
             self._failing.pop(delivery.record.key, None)
-            self._events.succeeded(1, probe=delivery.probe)
+            self._events.succeeded(1, now, probe=delivery.probe)
 
     def _given_up(self, delivery: Delivery, error: BaseException | None) -> None:
         """Cancelled by a revoke or stop: not handled, not settled, to be run again by whoever has the partition."""

@@ -171,8 +171,8 @@ class _Trap:
     def _arm_when_handled(self) -> None:
         handled = Pool._handled
 
-        def watched(pool: Pool, delivery: Delivery) -> None:
-            handled(pool, delivery)
+        def watched(pool: Pool, delivery: Delivery, now: float) -> None:
+            handled(pool, delivery, now)
             if delivery.partition.tier is not None:
                 self._note_settled(delivery)
 
