@@ -21,7 +21,7 @@ from streamkit.runtime.crew import Crew
 from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Owner, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
-from streamkit.runtime.flights import Landing, fly, give_up, note_late_error, too_late
+from streamkit.runtime.flights import Landing, flies, fly, give_up, note_late_error, too_late
 from streamkit.runtime.invoke import SinkFailure, argument_decoder, batch_handler, drive, report_undecodable
 from streamkit.runtime.parking import note_lateness
 from streamkit.runtime.settlement import Settlement
@@ -79,7 +79,7 @@ class BatchPool:
         self.queue.put_all(mine.part, deliveries, asyncio.get_running_loop().time())
 
     def runs(self, owner: Owner) -> bool:
-        return any(flight.owner is owner for flight in owner.partition.flights)
+        return flies(owner)
 
     @property
     def startable(self) -> bool:

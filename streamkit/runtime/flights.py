@@ -46,6 +46,11 @@ async def fly(owner: Owner, rest: Awaitable[None], until: float | None) -> Landi
     return Landing(landing(owner, flight, error), error)
 
 
+def flies(owner: Owner) -> bool:
+    """Whether its handler is waiting for something. One that never waits is seen by nobody before it has ended."""
+    return any(flight.owner is owner for flight in owner.partition.flights)
+
+
 def landing(owner: Owner, flight: Flight, error: BaseException | None) -> How:
     # To be run again by whoever has the partition then.
     if (error is not None or owner.failed) and (owner.partition.window.closed or flight.cancelled_by == "revoke"):

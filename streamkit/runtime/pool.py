@@ -19,7 +19,7 @@ from streamkit.runtime.crew import Crew
 from streamkit.runtime.delivery import AssignedPartition, Delivery, Owner, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
-from streamkit.runtime.flights import Landing, fly, give_up, note_late_error, too_late
+from streamkit.runtime.flights import Landing, flies, fly, give_up, note_late_error, too_late
 from streamkit.runtime.intake import Undecodable
 from streamkit.runtime.invoke import (
     ENDED,
@@ -95,7 +95,7 @@ class Pool:
         self.queue.put_all(mine.part, deliveries)
 
     def runs(self, owner: Owner) -> bool:
-        return any(flight.owner is owner for flight in owner.partition.flights)
+        return flies(owner)
 
     @property
     def startable(self) -> bool:
