@@ -97,6 +97,7 @@ FENCE_FIRST = """\
     async def assigned"""
 ORPHANS = "self._orphans.update((track.partition, lane) for lane in track.tails)"
 COMMITTABLE = "return self._offsets[self._head] if self._head < len(self._offsets) else self._next"
+GATHERED_TESTS = "tests/runtime/test_gathered_copies.py"
 
 MUTANTS = [
     Mutant("committable from the highest seen", OFFSETS, COMMITTABLE, "return self._next", OFFSETS_TESTS),
@@ -327,9 +328,30 @@ MUTANTS = [
     Mutant(
         "a breaker of few keys does not open when everything fails",
         BREAKER,
-        "return failures >= limits.failures and",
-        "return failures >= limits.failures and self._rows[0].news >= limits.keys and",
+        "return failures >= limits.ratio * (failures + successes)",
+        "return row.news >= limits.keys and failures >= limits.ratio * (failures + successes)",
         BREAKER_TESTS,
+    ),
+    Mutant(
+        "what is gathered waits though nothing else can run",
+        "streamkit/runtime/runner.py",
+        "        self._copier.hurry()\n",
+        "",
+        GATHERED_TESTS,
+    ),
+    Mutant(
+        "what is gathered is forgotten when the agent stops",
+        "streamkit/runtime/copier.py",
+        "        self.hurry()\n        self._stuck.clear()",
+        "        self._gathered.clear()\n        self._stuck.clear()",
+        GATHERED_TESTS,
+    ),
+    Mutant(
+        "every copy is gathered",
+        "streamkit/runtime/copier.py",
+        "if not self._plenty():",
+        "if False:",
+        GATHERED_TESTS,
     ),
     Mutant("the breaker opens for one key", BREAKER, "row.news += news", "row.news += 1", BREAKER_TESTS),
     Mutant(
@@ -550,8 +572,8 @@ MUTANTS = [
     Mutant(
         "a forged header sets attempts back",
         COPIES,
-        'max(number_or("attempt", tier), tier)',
-        'number_or("attempt", tier)',
+        'max(number_or("sk-attempt", tier), tier)',
+        'number_or("sk-attempt", tier)',
         COPIES_TESTS,
     ),
     Mutant(

@@ -64,6 +64,7 @@ class Breaker:
 
     __slots__ = (
         "_closed_at",
+        "_firsts",
         "_interval",
         "_limits",
         "_probe_at",
@@ -85,6 +86,7 @@ class Breaker:
         self.failing: dict[Hashable, float] = {}
         self._successes = 0  # since it opened and since the last failure
         self._recent: deque[list[int]] = deque()  # slot of the window; successes and first failures in it
+        self._firsts = 0  # failures in all of them
         self._interval = limits.first_probe
         self._probe_at = 0.0
         self._probing = False  # a probe has begun, and no failure since
@@ -137,7 +139,8 @@ class Breaker:
         slot = self._slot(now)
         slot[1] -= refused  # it was taken for one when its handler returned
         slot[2] += not again
-        if not self._too_many():
+        self._firsts += not again
+        if not self._too_many(row):
             return False
         self._open(now)
         return True
@@ -151,12 +154,16 @@ class Breaker:
         self._probing = True
         self._probe_at = now + self._interval
 
-    def _too_many(self) -> bool:
-        limits = self._limits
-        if any(row.failures >= limits.failures and row.news >= limits.keys for row in self._rows):
+    def _too_many(self, row: Row) -> bool:
+        limits, failures = self._limits, self._firsts
+        if row.failures >= limits.failures and row.news >= limits.keys:
             return True
-        _, successes, failures = map(sum, zip(*self._recent, strict=True))
-        return failures >= limits.failures and failures >= limits.ratio * (failures + successes)
+        if failures < limits.failures:
+            return False
+        successes = 0
+        for slot in self._recent:
+            successes += slot[1]
+        return failures >= limits.ratio * (failures + successes)
 
     def _is_news(self, key: Hashable, now: float) -> bool:
         if key is None:
@@ -173,6 +180,7 @@ class Breaker:
         for row in self._rows:
             row.end()
         self._recent.clear()
+        self._firsts = 0
         self._probing = False
         if now - self._closed_at > self._limits.window:
             self._interval = self._limits.first_probe
@@ -193,5 +201,5 @@ class Breaker:
         if not recent or recent[-1][0] != number:
             recent.append([number, 0, 0])
             while recent[0][0] <= number - SLOTS:
-                recent.popleft()
+                self._firsts -= recent.popleft()[2]
         return recent[-1]

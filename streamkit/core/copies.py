@@ -16,7 +16,7 @@ MAX_MESSAGE = 1024  # bytes
 MAX_STACK = 8 * 1024  # bytes
 CUT = "\n...\n"
 
-_NUMBER = re.compile(rb"[0-9]{1,19}")
+_DIGITS = 19  # of a number that fits in 64 bits
 _CASE = re.compile(rb"[0-9]{1,10}:[0-9]{1,19}")
 
 
@@ -44,10 +44,10 @@ class Cause(NamedTuple):
 def read_origin(source: str, tier: int, partition: int, offset: int, timestamp: int, headers: Headers) -> Origin:
     """What the record of a tier stands for. Anyone can write to a tier: what is missing or senseless in its headers is
     taken from its own place. Each tier that it has passed is a run at least."""
-    found = {name: value for name, value in headers if name.startswith(PREFIX)}
+    found = dict(headers)
 
     def number(name: str) -> int | None:
-        return _number(found.get(PREFIX + name))
+        return _number(found.get(name))
 
     def number_or(name: str, default: int) -> int:
         known = number(name)
@@ -55,13 +55,13 @@ def read_origin(source: str, tier: int, partition: int, offset: int, timestamp: 
 
     return Origin(
         source,
-        number_or("origin-partition", partition),
-        number_or("origin-offset", offset),
-        number_or("origin-timestamp", timestamp),
-        max(number_or("attempt", tier), tier),
-        number("first-failed-at"),
-        number("failed-at"),
-        number("due"),
+        number_or("sk-origin-partition", partition),
+        number_or("sk-origin-offset", offset),
+        number_or("sk-origin-timestamp", timestamp),
+        max(number_or("sk-attempt", tier), tier),
+        number("sk-first-failed-at"),
+        number("sk-failed-at"),
+        number("sk-due"),
         _case(found.get("sk-dlq-id")),
     )
 
@@ -142,7 +142,7 @@ def _common(origin: Origin, group: str, failed_ms: int, cause: Cause) -> HeaderL
 
 def _number(value: bytes | None) -> int | None:
     """A number as `str` writes it, that fits in 64 bits."""
-    if value is None or not _NUMBER.fullmatch(value):
+    if value is None or len(value) > _DIGITS or not value.isdigit():  # of bytes: only 0 to 9
         return None
     number = int(value)
     return number if number < 1 << 63 else None
@@ -183,7 +183,8 @@ def _stack(error: BaseException) -> bytes:
 
 def _start(text: str, limit: int) -> bytes:
     """As much of it as fits in `limit` bytes, whole characters."""
-    return _text(text[:limit])[:limit].decode(errors="ignore").encode()
+    data = _text(text[:limit])
+    return data if len(data) <= limit else data[:limit].decode(errors="ignore").encode()
 
 
 def _ends(text: str, limit: int) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, NamedTuple, cast
 
@@ -46,8 +45,7 @@ STOP: Final = Fate.STOP
 Decision = InPlace | ToTier | ToDeadLetters | Fate
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """A run of a handler that failed, and what came before it."""
 
     error: BaseException

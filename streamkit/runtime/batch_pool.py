@@ -61,6 +61,10 @@ class BatchPool:
     def ready(self) -> bool:
         return False  # what a batch sends comes at once, and need not wait for what the next one sends
 
+    @property
+    def plenty(self) -> bool:
+        return False  # a batch that has failed keeps its whole partition waiting
+
     def start(self) -> None:
         self._crew.start(self._work, self._agent.concurrency)
 

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.2, 5.0  # seconds
 WARN_EVERY = 10.0  # seconds
+GATHER_FOR = 0.05  # seconds
 LATE = 5.0  # seconds without an answer, after which a copy counts as not taken
 
 Move = ToTier | ToDeadLetters
@@ -33,13 +34,20 @@ Move = ToTier | ToDeadLetters
 class Copy:
     """One record's copy, until it is acknowledged."""
 
-    __slots__ = ("cause", "delivery", "failed_at", "move", "on_stored", "reduced", "since")
+    __slots__ = ("cause", "delivery", "failed_at", "move", "on_stored", "reduced", "since", "topic")
 
     def __init__(
-        self, delivery: Delivery, move: Move, cause: Cause, failed_at: int, on_stored: Callable[[Move], None]
+        self,
+        delivery: Delivery,
+        move: Move,
+        topic: str,
+        cause: Cause,
+        failed_at: int,
+        on_stored: Callable[[Move], None],
     ) -> None:
         self.delivery = delivery
         self.move = move
+        self.topic = topic
         self.cause = cause
         self.failed_at = failed_at  # ms since 1970
         self.on_stored = on_stored
@@ -83,6 +91,9 @@ class Copier:
 
     A tier gets the whole record or nothing. One that is too large for it becomes a dead letter; of one that is too
     large for that, only a part does.
+
+    While other lanes have plenty to run, copies are gathered for a moment and sent together: a request of its own for
+    each would cost the agent more than running the record.
     """
 
     def __init__(
@@ -92,13 +103,18 @@ class Copier:
         slots: AgentSlots,
         wall: Callable[[], float],
         progressed: Callable[[], None],
+        plenty: Callable[[], bool],
     ) -> None:
-        """`publisher` tells `acknowledged` and `rejected`; `progressed` is told when answers have been dealt with."""
+        """`publisher` tells `acknowledged` and `rejected`; `progressed` is told when answers have been dealt with.
+        `plenty`: more can run at present than the tasks will soon get to."""
         self._agent = agent
         self._publisher = publisher
         self._slots = slots
         self._wall = wall
         self._progressed = progressed
+        self._plenty = plenty
+        self._gathered: list[Copy] = []
+        self._timer: asyncio.TimerHandle | None = None  # while some are gathered
         self._stuck: dict[str, Stuck] = {}
         self._too_large: set[Copy] = set()
         self._under_way: dict[Delivery, Copy] = {}
@@ -107,7 +123,21 @@ class Copier:
 
     def send(self, delivery: Delivery, move: Move, cause: Cause, on_stored: Callable[[Move], None]) -> None:
         """`on_stored` is told where it has gone in the end, and never called if the partition is given back first."""
-        self._try(Copy(delivery, move, cause, round(self._wall() * 1000), on_stored))
+        topic, failed_at = self._topic(delivery, move), round(self._wall() * 1000)
+        self._gathered.append(Copy(delivery, move, topic, cause, failed_at, on_stored))
+        if not self._plenty():
+            self.hurry()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_FOR, self.hurry)
+
+    def hurry(self) -> None:
+        """Send what is gathered: its lanes may be all that is left to run."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        gathered, self._gathered = self._gathered, []
+        for copy in gathered:
+            self._try(copy)
 
     def _blocked(self) -> int:
         """Records whose keys wait because their copies are not taken. From any thread."""
@@ -116,12 +146,14 @@ class Copier:
         return stuck + len(self._too_large) + sum(copy.since < late for copy in list(self._under_way.values()))
 
     def clear(self) -> None:
-        """Forget those that wait: they run again where their partitions are then."""
+        """Nothing more may start. Forget those that wait for their topics: they run again where their partitions are
+        then."""
+        self.hurry()
         self._stuck.clear()
         self._too_large.clear()
 
     def _try(self, copy: Copy) -> None:
-        stuck = self._stuck.get(self._topic(copy))
+        stuck = self._stuck.get(copy.topic)
         if stuck is None:
             self._send(copy)
         else:
@@ -133,11 +165,11 @@ class Copier:
             try:
                 self._put(copy)
             except RecordTooLarge as error:
-                topic = self._topic(copy)
+                topic = copy.topic
                 if not self._reduce(copy):
                     self._hold(copy, error)
                     return False
-                if self._topic(copy) != topic:
+                if copy.topic != topic:
                     self._try(copy)
                     return False
             else:
@@ -153,14 +185,14 @@ class Copier:
             omitted = FORMS[copy.reduced].get("omitted", "")
             key = None if "key" in omitted else key
             value = None if "value" in omitted else value
-        topic = self._topic(copy)
+        topic = copy.topic
         partition = record.partition % self._publisher.partition_count(topic)
         self._publisher.put(topic, key, value, headers, round(self._wall() * 1000), partition, copy.delivery)
 
-    def _topic(self, copy: Copy) -> str:
-        source = copy.delivery.record.topic
-        if isinstance(copy.move, ToTier):
-            return tier_topic(source, self._agent.group, copy.move.number)
+    def _topic(self, delivery: Delivery, move: Move) -> str:
+        source = delivery.record.topic
+        if isinstance(move, ToTier):
+            return tier_topic(source, self._agent.group, move.number)
         return self._agent.dead_letters[source]
 
     def _headers(self, copy: Copy) -> HeaderList:
@@ -187,6 +219,7 @@ class Copier:
         if not self._agent.dead_letters:
             return False
         copy.move, copy.reduced = ToDeadLetters("too_large"), 0
+        copy.topic = self._topic(copy.delivery, copy.move)
         return True
 
     def acknowledged(self, items: Sequence[OutputItem]) -> None:
@@ -194,7 +227,7 @@ class Copier:
         for item in items:
             copy = self._landed(item)
             self._too_large.discard(copy)
-            self._release(self._topic(copy))
+            self._release(copy.topic)
             copy.on_stored(copy.move)
         self._progressed()
 
@@ -213,11 +246,11 @@ class Copier:
     def _deal_with(self, copy: Copy, error: TransportError) -> None:
         if _in_vain(copy):
             self._too_large.discard(copy)
-            stuck = self._stuck.get(self._topic(copy))
+            stuck = self._stuck.get(copy.topic)
             if stuck is not None and stuck.tried is copy:
-                self._try_one(self._topic(copy), stuck)
+                self._try_one(copy.topic, stuck)
         elif isinstance(error, RecordTooLarge):  # the fault of this one alone
-            self._release(self._topic(copy))
+            self._release(copy.topic)
             if self._reduce(copy):
                 self._try(copy)
             else:
@@ -235,7 +268,7 @@ class Copier:
     def _wait(self, copy: Copy, error: BaseException) -> None:
         """Until the topic takes it."""
         self._count_failure(copy.move)
-        topic = self._topic(copy)
+        topic = copy.topic
         stuck = self._stuck.get(topic)
         if stuck is not None and stuck.tried is not copy:
             stuck.copies.append(copy)  # another one is tried already
@@ -286,7 +319,7 @@ class Copier:
             "agent %s: %s does not take the copy of %s[%d] offset %d: %s. Its key waits, and it is tried again until "
             "it is taken (records of the agent that wait so: %d)",
             self._agent.name,
-            self._topic(copy),
+            copy.topic,
             record.topic,
             record.partition,
             record.offset,

@@ -24,7 +24,7 @@ from streamkit.runtime.events import Fates
 from streamkit.runtime.gate import Gate
 from streamkit.runtime.intake import Undecodable
 from streamkit.runtime.parking import Parking
-from streamkit.runtime.returned import again, origin_of
+from streamkit.runtime.returned import again, attempt_of
 from streamkit.runtime.settlement import Settlement
 
 log = logging.getLogger(__name__)
@@ -159,12 +159,12 @@ class Failures:
     # Carrying out
 
     def _decide(self, delivery: Delivery, stage: Stage, cause: BaseException, late: bool) -> Decision:
-        origin, tier = origin_of(delivery.record), delivery.partition.tier
+        tier = delivery.partition.tier
         failure = Failure(
             error=cause,
             stage=stage,
             tier=0 if tier is None else tier.number,
-            runs=origin.attempts + 1,
+            runs=attempt_of(delivery.record),
             in_place=delivery.in_place,
             again=not delivery.left,
             late=late,
@@ -296,8 +296,7 @@ class Failures:
             self._run_again(repeated)
             return
         due = asyncio.get_running_loop().time() + max(waits)
-        for delivery in repeated:
-            self._parked.put(IN_PLACE, due, delivery)
+        self._parked.put(IN_PLACE, [(due, delivery) for delivery in repeated])
 
     def _let_one_start(self) -> None:
         """Those that have not failed yet come first: they show more."""

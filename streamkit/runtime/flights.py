@@ -43,7 +43,10 @@ async def fly(owner: Owner, rest: Awaitable[None], until: float | None) -> Landi
     if error is not None or flight.cancelled_by:
         while task.uncancel():
             pass
-    return Landing(landing(owner, flight, error), error)
+    try:
+        return Landing(landing(owner, flight, error), error)
+    finally:
+        error = None  # whose traceback holds this frame: a cycle would keep all of it until the next collection
 
 
 def flies(owner: Owner) -> bool:

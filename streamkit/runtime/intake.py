@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from streamkit.agent import Agent
@@ -29,6 +30,7 @@ POLL_TIMEOUT = 0.2
 POLL_TIMEOUT_CLOSED = 0.01  # some partition may reopen at any moment
 SHOW_LIFE_EVERY = 1.0
 READ_AHEAD_EVERY = 0.02
+TIERS_EVERY = 0.2  # while the sources have more than enough
 RECORD_COST = 250  # bytes of memory that a record takes besides its key and value
 ENOUGH_READY = 256  # records; with fewer, or too few for every task to have two, the next are polled
 
@@ -97,6 +99,7 @@ class Intake:
         self._wall = wall
         self.returning = Parking(self._due, wall)
         self._enough_ready = max(ENOUGH_READY, work.enough)
+        self._tiers_read_at = -inf  # loop time
         self.room = asyncio.Event()  # something has settled
         self.hungry = asyncio.Event()  # nothing is ready to run
 
@@ -113,6 +116,7 @@ class Intake:
             if len(rooms) < len(loads):
                 for partition in loads.keys() - rooms.keys():
                     self._work.full(partition)
+            rooms = self._without_tiers(rooms)
             wanted, at_most = next_fetch(rooms, POLL_RECORDS, wanted)
             if wanted and self._work.waiting > self._enough_ready:
                 # What is read ahead of the handlers only grows the working set; but a partition is never forgotten.
@@ -132,6 +136,18 @@ class Intake:
                 await asyncio.sleep(0)
             else:
                 await self._rewind(batches)
+
+    def _without_tiers(self, rooms: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Copies come a few at a time, and a fetch for each few would cost more than their records: while there is work
+        to do, they are read ahead in stretches."""
+        now = asyncio.get_running_loop().time()
+        if self._work.waiting and now < self._tiers_read_at + TIERS_EVERY:
+            partitions = self._membership.partitions
+            sources = {partition: room for partition, room in rooms.items() if partitions[partition].tier is None}
+            if sources:
+                return sources
+        self._tiers_read_at = now
+        return rooms
 
     def _take_in(
         self, polled: Sequence[TopicPartition], batches: Mapping[TopicPartition, Sequence[ConsumedRecord]]
@@ -194,6 +210,7 @@ class Intake:
         """A tier's records join the others when they are due."""
         lane_key, wall = self._lane_key, int(self._wall() * 1000)  # rounded up, it would let them run early
         now = asyncio.get_running_loop().time()
+        waiting: list[tuple[float, Delivery]] = []
         for delivery in deliveries:
             appended = delivery.record.timestamp
             record = delivery.record = from_tier(delivery.record, tier)
@@ -204,7 +221,8 @@ class Intake:
                 origin = record.origin
                 due += remaining(wall, appended, origin.due, origin.failed, _longest_wait(tier, origin))
             delivery.argument = Due(due, delivery.argument)
-            self.returning.put(tier.number, due, delivery)
+            waiting.append((due, delivery))
+        self.returning.put(tier.number, waiting)
 
     def _due(self, deliveries: Sequence[Delivery]) -> None:
         """Their time has come: each joins its key's lane, which is that of its source's partition if that is here."""

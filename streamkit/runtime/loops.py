@@ -61,6 +61,10 @@ class Loops:
     def ready(self) -> bool:
         return any(loop.has_more for loop in self._loops.values())
 
+    @property
+    def plenty(self) -> bool:
+        return False  # a record that has failed keeps its whole partition waiting
+
     def start(self) -> None:
         self._context = copy_context()
 
@@ -238,7 +242,10 @@ class Loop:
             self.ended = self._outside.handled = True
         while task.uncancel():
             pass
-        self._end(error)
+        try:
+            self._end(error)
+        finally:
+            error = None  # whose traceback holds this frame: a cycle would keep all of it until the next collection
         self._events.progressed()
 
     def __aiter__(self) -> AsyncIterator[Any]:

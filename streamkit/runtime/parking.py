@@ -46,16 +46,18 @@ class Parking:
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def put(self, tier: int, due: float, delivery: Delivery) -> None:
-        """Keep it until the loop time `due`."""
+    def put(self, tier: int, deliveries: Sequence[tuple[float, Delivery]]) -> None:
+        """Keep each until the loop time that it is due at."""
         waiting = self._waiting.get(tier)
         if waiting is None:
             waiting = self._waiting[tier] = Waiting()
             self._gone[tier] = deque()
-        waiting.put(due, (due, delivery))
+        for each in deliveries:
+            waiting.put(each[0], each)
         self._since_1970 = self._wall() - asyncio.get_running_loop().time()
-        if self._timer is None or due < self._wakes_at:
-            self._set_timer(due)
+        first = waiting.next
+        if first is not None and (self._timer is None or first < self._wakes_at):
+            self._set_timer(first)
 
     def clear(self) -> None:
         """Forget everything: it runs again where its partition is then."""

@@ -123,6 +123,10 @@ class Pool:
         return self.queue.ready
 
     @property
+    def plenty(self) -> bool:
+        return self.queue.ready_count > self.enough
+
+    @property
     def waiting(self) -> int:
         return self.queue.ready_count
 
@@ -232,6 +236,8 @@ class Pool:
                 report_undecodable(self._events, *undecodable)
             elif raised is not None:
                 self._raised(*raised)
+            # Their tracebacks hold this frame: a cycle would keep all of it until the next collection.
+            undecodable = raised = None
 
     def _prepared(self, delivery: Delivery, argument: object) -> object:
         """The argument of a record that is not as it was read. Raises what its decoder has raised, or raises."""

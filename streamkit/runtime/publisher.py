@@ -187,7 +187,8 @@ class Publisher:
         route = self._routes[topic]
         size = (len(key) if key else 0) + (len(value) if value else 0) + RECORD_OVERHEAD
         if headers:
-            size += sum(len(name) + len(text or b"") + 10 for name, text in headers)
+            for name, text in headers:
+                size += len(name) + 10 if text is None else len(name) + len(text) + 10
         # R4: refused by the broker, it would cost every other output of this producer a second sending.
         if size > route.limit:
             raise RecordTooLarge(f"an output of {size:,} bytes; {topic!r} takes {route.limit:,} at the most")

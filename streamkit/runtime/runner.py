@@ -124,7 +124,7 @@ class Runner:
         self._pool: Pool | BatchPool | Loops = _POOLS[agent.shape](
             agent, self.emitter, self._settlement, self.slots, self
         )
-        self._copier: Copier = Copier(agent, self.copies, self.slots, wall, self.progressed)
+        self._copier: Copier = Copier(agent, self.copies, self.slots, wall, self.progressed, lambda: self._pool.plenty)
         self._failures = Failures(
             agent,
             self._pool,
@@ -165,7 +165,6 @@ class Runner:
         self.slots.oldest_due = self._intake.returning.oldest_due
         self._settlement.on_settled = self._settled
         self._settlement.on_acknowledged = self.membership.progressed
-        self.starved = self._intake.hungry.set
         self.failed, self.failed_batch = self._failures.failed, self._failures.failed_batch
         self.failed_before = self._failures.failed_before
         self.slots.in_flight = lambda: self._pool.in_flight
@@ -243,6 +242,10 @@ class Runner:
 
     def progressed(self) -> None:
         self.membership.progressed()
+
+    def starved(self) -> None:
+        self._intake.hungry.set()
+        self._copier.hurry()
 
     @property
     def tripped(self) -> bool:

@@ -380,7 +380,7 @@ async def test_a_complete_batch_waits_for_the_lease_without_keeping_the_loop_bus
 
     async with world.working(batching.app) as working:
         await until(lambda: world.committed() == {0: 1})
-        working.runner.starved = looked
+        working.runner.starved = looked  # type: ignore[method-assign]
         working.consumer._last_heartbeat = -100.0  # a heartbeat that hangs
         world.fill("b")
         await asyncio.sleep(0.3)
