@@ -30,7 +30,7 @@ POLL_TIMEOUT = 0.2
 POLL_TIMEOUT_CLOSED = 0.01  # some partition may reopen at any moment
 SHOW_LIFE_EVERY = 1.0
 READ_AHEAD_EVERY = 0.02
-TIERS_EVERY = 0.2  # while the sources have more than enough
+TIERS_EVERY = 0.2  # while there is work to do
 RECORD_COST = 250  # bytes of memory that a record takes besides its key and value
 ENOUGH_READY = 256  # records; with fewer, or too few for every task to have two, the next are polled
 
@@ -116,8 +116,9 @@ class Intake:
             if len(rooms) < len(loads):
                 for partition in loads.keys() - rooms.keys():
                     self._work.full(partition)
-            rooms = self._without_tiers(rooms)
-            wanted, at_most = next_fetch(rooms, POLL_RECORDS, wanted)
+            rooms, before = self._without_tiers(rooms), wanted
+            wanted, at_most = next_fetch(rooms, POLL_RECORDS, before)
+            self._note_turns(rooms, before, wanted)
             if wanted and self._work.waiting > self._enough_ready:
                 # What is read ahead of the handlers only grows the working set; but a partition is never forgotten.
                 await self._until_hungry()
@@ -140,14 +141,24 @@ class Intake:
     def _without_tiers(self, rooms: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Copies come a few at a time, and a fetch for each few would cost more than their records: while there is work
         to do, they are read ahead in stretches."""
-        now = asyncio.get_running_loop().time()
-        if self._work.waiting and now < self._tiers_read_at + TIERS_EVERY:
-            partitions = self._membership.partitions
-            sources = {partition: room for partition, room in rooms.items() if partitions[partition].tier is None}
-            if sources:
-                return sources
-        self._tiers_read_at = now
+        if self._work.waiting and asyncio.get_running_loop().time() < self._tiers_read_at + TIERS_EVERY:
+            sources = {partition: room for partition, room in rooms.items() if not self._is_tier(partition)}
+            return sources or rooms
         return rooms
+
+    def _note_turns(
+        self,
+        rooms: Mapping[TopicPartition, int],
+        before: Sequence[TopicPartition],
+        wanted: Sequence[TopicPartition],
+    ) -> None:
+        """Not before each has had its turn: a fetch leaves out those with less room, and only the next one makes up for
+        that."""
+        if any(map(self._is_tier, wanted)) and rooms.keys() <= {*before, *wanted}:
+            self._tiers_read_at = asyncio.get_running_loop().time()
+
+    def _is_tier(self, partition: TopicPartition) -> bool:
+        return self._membership.partitions[partition].tier is not None
 
     def _take_in(
         self, polled: Sequence[TopicPartition], batches: Mapping[TopicPartition, Sequence[ConsumedRecord]]
