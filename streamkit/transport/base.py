@@ -263,9 +263,50 @@ class Admin(Protocol):
     async def stop(self) -> None: ...
 
 
+class Reader(Protocol):
+    """Reads partitions from given offsets, in no group, and commits nothing. Sees what is committed. Used by one task.
+
+    The topics must exist: brokers that do not know one may not say so before `request_timeout`.
+    """
+
+    async def start(self) -> None:
+        """Connect. Raises Unreachable or Refused."""
+        ...
+
+    async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]: ...
+
+    async def offsets_at(self, partitions: Collection[TopicPartition], timestamp: int) -> dict[TopicPartition, int]:
+        """The first offset of each whose record is not older than this; partitions that have none are absent.
+
+        Timestamps may be out of order: older records may lie behind that offset, and younger ones never before it.
+        """
+        ...
+
+    def assign(self, starts: Mapping[TopicPartition, int]) -> None:
+        """Read these partitions from these offsets, and no others any more. Raises ValueError for a negative one."""
+        ...
+
+    async def poll(self, *, max_records: int, timeout: float) -> Mapping[TopicPartition, Sequence[ConsumedRecord]]:
+        """Records in log order, at most `max_records` together; waits up to `timeout` for the first.
+
+        May return nothing and have moved positions past what is never delivered. Raises OffsetOutOfRange, FetchFailed,
+        Refused; and Unreachable when polls have waited `request_timeout` for a partition of which nothing is heard.
+        """
+        ...
+
+    def position(self, partition: TopicPartition) -> int:
+        """The next offset to read. Moves past markers and holes that are never delivered."""
+        ...
+
+    async def stop(self) -> None:
+        """Close, within a bounded time. Does not raise."""
+        ...
+
+
 class Transport(Protocol):
     """Makes clients. Making one does no I/O."""
 
     def consumer(self, group: str) -> Consumer: ...
     def producer(self) -> Producer: ...
     def admin(self) -> Admin: ...
+    def reader(self) -> Reader: ...

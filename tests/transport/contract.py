@@ -30,6 +30,7 @@ from streamkit.transport.base import (
     NewTopic,
     OffsetOutOfRange,
     Producer,
+    Reader,
     RecordTooLarge,
     Refused,
     TopicMissing,
@@ -135,7 +136,7 @@ class World:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.admin: Admin = backend.transport(SETTINGS).admin()
-        self._clients: list[Consumer | Producer | Admin] = []
+        self._clients: list[Consumer | Producer | Admin | Reader] = []
         self._changed = asyncio.Event()
         self._run = uuid.uuid4().hex[:8]
         self._names = itertools.count(1)
@@ -172,6 +173,12 @@ class World:
         await self._start(producer)
         return producer
 
+    async def reader(self, starts: Mapping[TopicPartition, int]) -> Reader:
+        reader = self.backend.transport(SETTINGS).reader()
+        await self._start(reader)
+        reader.assign(starts)
+        return reader
+
     async def member(
         self, group: str, *topics: str, settings: Settings = SETTINGS, kind: type[Member] = Member
     ) -> Member:
@@ -206,7 +213,7 @@ class World:
 
         await self.until(holds)
 
-    async def _start(self, client: Consumer | Producer | Admin) -> None:
+    async def _start(self, client: Consumer | Producer | Admin | Reader) -> None:
         self._clients.append(client)
         await client.start()
 
@@ -427,6 +434,137 @@ async def an_offset_behind_the_start_is_out_of_range(world: World) -> None:
     assert (error.partition, error.offset) == (partition, 0)
     member.consumer.seek(partition, 3)
     assert values(await member.read(partition, 2)) == [b"3", b"4"]
+
+
+# Reading in no group
+
+
+async def read_to(reader: Reader, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, list[ConsumedRecord]]:
+    """All records until each partition's position is at its end."""
+    read: dict[TopicPartition, list[ConsumedRecord]] = {partition: [] for partition in ends}
+    async with asyncio.timeout(PATIENCE):
+        while any(reader.position(partition) < end for partition, end in ends.items()):
+            for partition, records in (await reader.poll(max_records=7, timeout=0.2)).items():
+                read[partition] += records
+    return read
+
+
+@case()
+async def a_reader_reads_each_partition_from_its_offset_to_its_end(world: World) -> None:
+    topic = await world.topic(2)
+    first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    await world.produce(first, numbers(30))
+    await world.produce(second, numbers(10))
+    reader = await world.reader({first: 12, second: 0})
+    ends = {partition: found.end for partition, found in (await reader.log_ranges([first, second])).items()}
+    assert ends == {first: 30, second: 10}
+    read = await read_to(reader, ends)
+    assert values(read[first]) == numbers(18, 12)
+    assert values(read[second]) == numbers(10)
+    assert not await reader.poll(max_records=1, timeout=0.05)
+
+
+@case()
+async def a_reader_returns_at_most_max_records_and_goes_on_behind_them(world: World) -> None:
+    partition = TopicPartition(await world.topic(), 0)
+    await world.produce(partition, numbers(20))
+    reader = await world.reader({partition: 0})
+    polled = await reader.poll(max_records=3, timeout=PATIENCE)
+    assert values(polled[partition]) == numbers(3)
+    assert reader.position(partition) == 3
+    assert values((await reader.poll(max_records=2, timeout=PATIENCE))[partition]) == numbers(2, 3)
+
+
+@case()
+async def a_reader_that_is_assigned_anew_reads_nothing_else_any_more(world: World) -> None:
+    topic = await world.topic(2)
+    first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    for partition in (first, second):
+        await world.produce(partition, numbers(10))
+    reader = await world.reader({first: 0, second: 0})
+    await reader.poll(max_records=2, timeout=PATIENCE)
+    reader.assign({second: 4})
+    assert reader.position(second) == 4
+    assert {tp: values(records) for tp, records in (await read_to(reader, {second: 10})).items()} == {
+        second: numbers(6, 4)
+    }
+    reader.assign({first: 9})  # back to what it has read from before
+    assert values((await read_to(reader, {first: 10}))[first]) == [b"9"]
+
+
+@case()
+async def a_reader_waits_for_what_arrives(world: World) -> None:
+    partition = TopicPartition(await world.topic(), 0)
+    reader, producer = await world.reader({partition: 0}), await world.producer()
+    async with asyncio.TaskGroup() as tasks:
+        poll = tasks.create_task(reader.poll(max_records=5, timeout=PATIENCE))
+        await send(producer, partition, [(b"k", b"late", [("h", b"1")])])
+    (record,) = poll.result()[partition]
+    assert (record.key, record.value, list(record.headers)) == (b"k", b"late", [("h", b"1")])
+    assert record.timestamp == SENT_MS
+
+
+@case()
+async def a_reader_finds_offsets_by_time(world: World) -> None:
+    topic = await world.topic(2)
+    filled, empty = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    await world.produce(filled, numbers(10))
+    reader = await world.reader({})
+    for timestamp, expected in [(-5, 0), (0, 0), (SENT_MS, 0), (SENT_MS + 4, 4), (SENT_MS + 9, 9)]:
+        assert await reader.offsets_at([filled, empty], timestamp) == {filled: expected}
+    assert await reader.offsets_at([filled, empty], SENT_MS + 10) == {}
+    assert await reader.offsets_at([], SENT_MS) == {}
+    assert await reader.log_ranges([]) == {}
+
+
+@case("markers")
+async def a_reader_moves_past_what_is_never_delivered(world: World) -> None:
+    partition = TopicPartition(await world.topic(), 0)
+    await world.produce(partition, numbers(3))
+    await world.backend.end_in_markers(partition)
+    reader = await world.reader({partition: 0})
+    assert values((await read_to(reader, {partition: 5}))[partition]) == numbers(3)
+
+
+@case()
+async def a_reader_is_told_of_an_offset_beyond_the_end(world: World) -> None:
+    partition = TopicPartition(await world.topic(), 0)
+    await world.produce(partition, numbers(3))
+    reader = await world.reader({partition: 4})
+    error = await raises(OffsetOutOfRange, reader.poll(max_records=1, timeout=PATIENCE))
+    assert isinstance(error, OffsetOutOfRange)
+    assert (error.partition, error.offset) == (partition, 4)
+    reader.assign({partition: 2})
+    assert values((await read_to(reader, {partition: 3}))[partition]) == [b"2"]
+
+
+@case("delete_records")
+async def a_reader_is_told_of_an_offset_behind_the_start(world: World) -> None:
+    partition = TopicPartition(await world.topic(), 0)
+    await world.produce(partition, numbers(5))
+    await world.backend.delete_records(partition, 3)
+    reader = await world.reader({partition: 0})
+    assert await reader.log_ranges([partition]) == {partition: LogRange(3, 5)}
+    await raises(OffsetOutOfRange, reader.poll(max_records=1, timeout=PATIENCE))
+
+
+@case()
+async def a_reader_is_in_no_group_and_commits_nothing(world: World) -> None:
+    partition = TopicPartition(await world.topic(), 0)
+    await world.produce(partition, numbers(3))
+    before = await world.admin.all_groups()
+    await read_to(await world.reader({partition: 0}), {partition: 3})
+    assert {name for name in await world.admin.all_groups() - before if not name.startswith("contract-")} == set()
+
+
+@case()
+async def a_reader_takes_no_negative_offset(world: World) -> None:
+    reader = await world.reader({})
+    try:
+        reader.assign({TopicPartition(await world.topic(), 0): -1})
+    except ValueError:
+        return
+    raise AssertionError("ValueError was not raised")
 
 
 # Commits

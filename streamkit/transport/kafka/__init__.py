@@ -6,10 +6,11 @@ import logging
 
 from streamkit.security import encrypts, logs_in
 from streamkit.settings import Settings
-from streamkit.transport.base import Admin, Consumer, Producer
+from streamkit.transport.base import Admin, Consumer, Producer, Reader
 from streamkit.transport.kafka.admin import KafkaAdmin
 from streamkit.transport.kafka.consumer import KafkaConsumer
 from streamkit.transport.kafka.producer import KafkaProducer
+from streamkit.transport.kafka.reader import KafkaReader
 from streamkit.transport.kafka.tls import tls_context
 
 __all__ = ["KafkaTransport"]
@@ -37,6 +38,9 @@ class KafkaTransport:
 
     def admin(self) -> Admin:
         return KafkaAdmin(self._settings, self._context)
+
+    def reader(self) -> Reader:
+        return KafkaReader(self._settings, self._context)
 
 
 def _warn(settings: Settings) -> None:

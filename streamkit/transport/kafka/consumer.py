@@ -28,12 +28,12 @@ from streamkit.transport.base import (
     CommitRejected,
     CommittedOffset,
     ConsumedRecord,
-    OffsetOutOfRange,
     RebalanceListener,
 )
 from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.client import client_options, cut, rebalance_timeout
 from streamkit.transport.kafka.failures import describe, translate, translated
+from streamkit.transport.kafka.fetching import fetch_options, out_of_range, position_of
 from streamkit.transport.kafka.offset_fetch import OffsetFetch, fetch_offsets
 
 log = logging.getLogger(__name__)
@@ -77,11 +77,6 @@ class KafkaConsumer:
         consumer: Any = AIOKafkaConsumer(
             **client_options(settings, self._access),
             group_id=self._group,
-            enable_auto_commit=False,
-            # R1, R18: aiokafka takes an error of the group for "nothing committed" and resets silently when an offset
-            # is out of range. It never chooses an offset here: every partition is sought explicitly.
-            auto_offset_reset="none",
-            isolation_level="read_committed",
             # R12: with several assignors aiokafka joins once for each, and the sticky one is broken. Range keeps
             # partition p of several topics on one member.
             partition_assignment_strategy=(RangePartitionAssignor,),
@@ -90,19 +85,14 @@ class KafkaConsumer:
             # R11: it defaults to the session timeout; revoking may take as long as a drain.
             rebalance_timeout_ms=_ms(rebalance_timeout(settings)),
             max_poll_interval_ms=NEVER_MS,
-            fetch_max_wait_ms=_ms(settings.fetch_max_wait),
-            fetch_min_bytes=settings.fetch_min_bytes,
-            fetch_max_bytes=settings.fetch_max_bytes,
-            max_partition_fetch_bytes=settings.max_partition_fetch_bytes,
-            retry_backoff_ms=100,
-            # R16: keys and values stay bytes: a deserialiser that fails inside the fetcher blocks it for ever.
+            **fetch_options(settings),
         )
         try:
             async with self._access.unless_denied():
                 with translated():
                     await consumer.start()
         except BaseException:
-            await _close(consumer)
+            await close(consumer)
             raise
         self._consumer = consumer
         self._watch_heartbeats(consumer._coordinator)
@@ -128,8 +118,7 @@ class KafkaConsumer:
         except kafka.NoOffsetForPartitionError:
             return {}  # aiokafka looked for an offset before the partition was sought
         except kafka.OffsetOutOfRangeError as error:
-            ((partition, offset),) = error.args[0].items()
-            raise OffsetOutOfRange(TopicPartition(*partition), offset) from error
+            raise out_of_range(error) from error
         except kafka.KafkaError as error:
             if getattr(error, "retriable", False):
                 log.warning("fetching for group %s: %s", self._group, error)
@@ -137,12 +126,7 @@ class KafkaConsumer:
             raise translate(error) from error
 
     def position(self, partition: TopicPartition) -> int:
-        assignment = self._consumer._subscription.subscription.assignment
-        position: int = assignment.state_value(partition).position
-        # aiokafka passes over a record that is too large when it meets it, and says so at some later poll.
-        found = self._consumer._fetcher._records.get(partition)
-        too_large = isinstance(getattr(found, "_error", None), kafka.RecordTooLargeError)
-        return position - 1 if too_large else position
+        return position_of(self._consumer, partition)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self._consumer.seek(KafkaPartition(*partition), offset)
@@ -184,7 +168,7 @@ class KafkaConsumer:
     async def stop(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await _close(consumer)
+            await close(consumer)
 
     def _check_tasks(self) -> None:
         """R29: aiokafka does not look after its fetcher: when that dies, polls come back empty for ever."""
@@ -250,7 +234,7 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-async def _close(consumer: Any) -> None:
+async def close(consumer: Any) -> None:
     """R20: stop() waits for ever when the cluster is gone; after a moment the connections are cut under it.
 
     R33: it passes on that it has cancelled a fetch which waited to be tried again, as if its caller were cancelled.
@@ -277,7 +261,7 @@ async def _leave(consumer: Any) -> None:
     leave if it is interrupted then. The group would give partitions to this member, and wait for its session to end.
     """
     coordinator, client = consumer._coordinator, consumer._client
-    if coordinator is None or not coordinator.member_id or coordinator.coordinator_id is None:
+    if not _in_group(consumer) or not coordinator.member_id or coordinator.coordinator_id is None:
         return
     node = coordinator.coordinator_id
     joining = client._conns.pop((node, ConnectionGroup.COORDINATION), None)
@@ -288,11 +272,16 @@ async def _leave(consumer: Any) -> None:
         await asyncio.wait_for(client.send(node, request, group=ConnectionGroup.COORDINATION), LEAVE_TIMEOUT)
 
 
+def _in_group(consumer: Any) -> bool:
+    """The coordinator of a consumer in no group has but one task, which stop() ends before anything can hang."""
+    return hasattr(consumer._coordinator, "member_id")
+
+
 async def _end_tasks(consumer: Any) -> None:
     """Those that an interrupted stop() leaves behind: a heartbeat among them would keep the member alive."""
     coordinator, fetcher = consumer._coordinator, consumer._fetcher
     tasks: set[Any] = set()
-    if coordinator is not None:
+    if _in_group(consumer):
         tasks |= {coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task}
     if fetcher is not None:
         tasks |= {fetcher._fetch_task, *fetcher._pending_tasks}

@@ -9,12 +9,13 @@ from __future__ import annotations
 from weakref import WeakValueDictionary
 
 from streamkit.settings import Settings
-from streamkit.transport.base import Admin, Consumer, Producer
+from streamkit.transport.base import Admin, Consumer, Producer, Reader
 from streamkit.transport.memory.admin import MemoryAdmin
 from streamkit.transport.memory.broker import MemoryBroker
 from streamkit.transport.memory.consumer import MemoryConsumer
 from streamkit.transport.memory.log import MemoryRecord
 from streamkit.transport.memory.producer import MemoryProducer
+from streamkit.transport.memory.reader import MemoryReader
 
 __all__ = [
     "MemoryBroker",
@@ -57,3 +58,6 @@ class MemoryTransport:
 
     def admin(self) -> Admin:
         return MemoryAdmin(self.broker, self._settings)
+
+    def reader(self) -> Reader:
+        return MemoryReader(self.broker, self._settings)

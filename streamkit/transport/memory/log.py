@@ -56,6 +56,10 @@ class Log:
         """Everything that is kept."""
         return [entry for entry in self._entries if entry is not None]
 
+    def offset_at(self, timestamp: int) -> int | None:
+        """Of the first record that is not older than this (ms since the epoch)."""
+        return next((record.offset for record in self.records if record.timestamp >= timestamp), None)
+
     def append(self, payloads: Iterable[Payload]) -> int:
         """The offset of the first."""
         base = self.range.end

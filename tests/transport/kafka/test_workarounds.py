@@ -43,6 +43,7 @@ from streamkit.transport.kafka.admin import KafkaAdmin
 from streamkit.transport.kafka.consumer import KafkaConsumer
 from streamkit.transport.kafka.failures import translated
 from streamkit.transport.kafka.producer import KafkaProducer
+from streamkit.transport.kafka.reader import KafkaReader
 from tests.faults.support import create, producer_of, unique
 from tests.kafka.server import ExistingKafka, GenuineKafka
 from tests.transport.kafka import scripted
@@ -620,10 +621,27 @@ def test_an_admin_stops_in_time_when_the_broker_has_gone_silent() -> None:
     with_broker(case)
 
 
+def test_a_reader_does_not_wait_for_ever_when_the_broker_has_gone_silent() -> None:
+    async def case(broker: ScriptedBroker) -> None:
+        async with started(KafkaReader(broker.settings(request_timeout=1.0))) as reader:
+            reader.assign({FIRST: 0})
+            await reader.poll(max_records=1, timeout=0.1)
+            broker.go_silent()
+            with pytest.raises(Unreachable, match="nothing was heard of"):
+                async with asyncio.timeout(PATIENCE):
+                    while True:
+                        await reader.poll(max_records=1, timeout=0.1)
+            await within(7.0, reader.stop())
+
+    with_broker(case)
+
+
 # aiokafka forgets the connection of a bootstrap that is cancelled; it is closed when it is collected.
 @pytest.mark.filterwarnings("ignore:Unclosed AIOKafkaConnection:ResourceWarning")
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("make", [KafkaProducer, KafkaAdmin, lambda settings: KafkaConsumer(settings, GROUP)])
+@pytest.mark.parametrize(
+    "make", [KafkaProducer, KafkaAdmin, KafkaReader, lambda settings: KafkaConsumer(settings, GROUP)]
+)
 @pytest.mark.parametrize("silent", [scripted.API_VERSIONS, scripted.METADATA, scripted.INIT_PRODUCER_ID])
 def test_starting_is_given_up_when_the_broker_does_not_answer(make: Callable[[Settings], Client], silent: int) -> None:
     async def case(broker: ScriptedBroker) -> None:
