@@ -47,7 +47,7 @@ def read_origin(source: str, tier: int, partition: int, offset: int, timestamp: 
     found = dict(headers)
 
     def number(name: str) -> int | None:
-        return _number(found.get(name))
+        return parse_number(found.get(name))
 
     def number_or(name: str, default: int) -> int:
         known = number(name)
@@ -62,14 +62,14 @@ def read_origin(source: str, tier: int, partition: int, offset: int, timestamp: 
         number("sk-first-failed-at"),
         number("sk-failed-at"),
         number("sk-due"),
-        _case(found.get("sk-dlq-id")),
+        parse_case(found.get("sk-dlq-id")),
     )
 
 
 def read_case(headers: Headers) -> str | None:
     """The dead letter that a record was replayed from, as partition:offset; the only one of the framework's headers
     that is believed in a source topic."""
-    return _case(dict(headers).get("sk-dlq-id"))
+    return parse_case(dict(headers).get("sk-dlq-id"))
 
 
 def user_headers(headers: Headers) -> HeaderList:
@@ -140,7 +140,7 @@ def _common(origin: Origin, group: str, failed_ms: int, cause: Cause) -> HeaderL
     return headers
 
 
-def _number(value: bytes | None) -> int | None:
+def parse_number(value: bytes | None) -> int | None:
     """A number as `str` writes it, that fits in 64 bits."""
     if value is None or len(value) > _DIGITS or not value.isdigit():  # of bytes: only 0 to 9
         return None
@@ -148,10 +148,10 @@ def _number(value: bytes | None) -> int | None:
     return number if number < 1 << 63 else None
 
 
-def _case(value: bytes | None) -> str | None:
+def parse_case(value: bytes | None) -> str | None:
     if value is None or not _CASE.fullmatch(value):
         return None
-    partition, offset = map(_number, value.split(b":"))
+    partition, offset = map(parse_number, value.split(b":"))
     return None if partition is None or offset is None else f"{partition}:{offset}"
 
 
