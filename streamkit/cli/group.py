@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 
 import click
 
 from streamkit.cli.agents import agents
 from streamkit.cli.dev import dev
+from streamkit.cli.dlq import dlq
+from streamkit.cli.options import Group
 from streamkit.cli.send import send
 from streamkit.cli.version import version
 from streamkit.cli.worker import worker
-
-
-class Group(click.Group):
-    """Suggests the command that was meant, as click does for options."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
-            close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
-            ctx.fail(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
-        return super().resolve_command(ctx, args)
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -48,5 +36,5 @@ def group(context: click.Context) -> None:
         context.color = False
 
 
-for command in (worker, dev, send, agents):
+for command in (worker, dev, send, agents, dlq):
     group.add_command(command)

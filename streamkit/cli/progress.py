@@ -1,4 +1,4 @@
-"""How far `streamkit send` has come: one line of a terminal, which goes away at the end."""
+"""How far a command has come: one line of a terminal, which goes away at the end."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ EVERY = 0.2  # seconds
 
 
 @asynccontextmanager
-async def progress(count: Callable[[], int]) -> AsyncIterator[None]:
-    """Show `count()` and the rate on standard error while the block runs; nothing if that is no terminal."""
+async def progress(count: Callable[[], int], done: str = "sent") -> AsyncIterator[None]:
+    """Show `count()`, of records that are `done`, and the rate on standard error while the block runs.
+
+    Nothing if that is no terminal.
+    """
     if not sys.stderr.isatty():
         yield
         return
-    showing = asyncio.create_task(_show(count))
+    showing = asyncio.create_task(_show(count, done))
     try:
         yield
     finally:
@@ -27,13 +30,13 @@ async def progress(count: Callable[[], int]) -> AsyncIterator[None]:
             await showing
 
 
-async def _show(count: Callable[[], int]) -> None:
+async def _show(count: Callable[[], int], done: str) -> None:
     from rich.console import Console
     from rich.live import Live
 
     started = time.monotonic()
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
         while True:
-            sent, seconds = count(), time.monotonic() - started
-            live.update(f"sent {sent:,} records, {sent / (seconds or 1):,.0f} a second", refresh=True)
+            number, seconds = count(), time.monotonic() - started
+            live.update(f"{done} {number:,} records, {number / (seconds or 1):,.0f} a second", refresh=True)
             await asyncio.sleep(EVERY)

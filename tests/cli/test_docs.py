@@ -14,6 +14,8 @@ SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | 
 
 
 def options(command: click.Command) -> set[str]:
+    if isinstance(command, click.Group):
+        return set().union(*map(options, command.commands.values()))
     shown = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
     return {name for option in shown for name in (*option.opts, *option.secondary_opts)}
 

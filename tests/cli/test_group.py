@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from streamkit.cli.dlq import dlq
 from streamkit.cli.group import group
 from tests.cli.support import ROOT, streamkit
 
@@ -15,7 +16,7 @@ HEAVY = ("aiokafka", "aiohttp", "prometheus_client", "faust", "pydantic", "struc
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from streamkit.cli.group import group\n"
-        "for arguments in ([], ['worker'], ['dev'], ['send'], ['agents']):\n"
+        "for arguments in ([], ['worker'], ['dev'], ['send'], ['agents'], ['dlq'], ['dlq', 'groups']):\n"
         "    group([*arguments, '--help'], standalone_mode=False)\n"
         f"sys.exit(str([name for name in {HEAVY!r} if name in sys.modules] or ''))"
     )
@@ -40,7 +41,7 @@ def test_the_version_is_shown(tmp_path: Path) -> None:
     assert ended.output.startswith("streamkit ")
 
 
-@pytest.mark.parametrize("command", ["", *group.commands])
+@pytest.mark.parametrize("command", ["", *group.commands, *(f"dlq {name}" for name in dlq.commands)])
 def test_help_fits_on_a_screen_and_has_an_example(command: str) -> None:
     shown = CliRunner().invoke(group, [*command.split(), "--help"], prog_name="streamkit", terminal_width=80).output
     assert "Example: streamkit " in shown
