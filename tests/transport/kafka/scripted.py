@@ -75,7 +75,7 @@ class ScriptedBroker:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.host, self.port = self._server.sockets[0].getsockname()
         return self
 
@@ -112,22 +112,26 @@ class ScriptedBroker:
                 await self._changed.wait()
         return self.asked(key)[times - 1]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-                hangs = False
-                while True:
-                    (size,) = struct.unpack(">i", await reader.readexactly(4))
-                    answer = await self._answer(await reader.readexactly(size))
-                    hangs = hangs or answer is None
-                    if answer is not None and not hangs:
-                        writer.write(struct.pack(">i", len(answer)) + answer)
-        finally:
-            self._connections.discard(task)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """No coroutine: one that is cancelled before its first step would never close the connection."""
+        serving = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._connections.add(serving)
+
+        def closed(_: asyncio.Task[None]) -> None:
+            self._connections.discard(serving)
             writer.close()
+
+        serving.add_done_callback(closed)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            hangs = False
+            while True:
+                (size,) = struct.unpack(">i", await reader.readexactly(4))
+                answer = await self._answer(await reader.readexactly(size))
+                hangs = hangs or answer is None
+                if answer is not None and not hangs:
+                    writer.write(struct.pack(">i", len(answer)) + answer)
 
     async def _answer(self, frame: bytes) -> bytes | None:
         key, version, correlation, length = struct.unpack(">hhih", frame[:10])
