@@ -10,13 +10,14 @@ from typing import Any
 
 from streamkit.cli.destination import BadRecord
 from streamkit.cli.outgoing import Outgoing
+from streamkit.cli.transports import asking
 from streamkit.cli.version import version
 from streamkit.errors import ConfigurationError, TransportError
 from streamkit.observe.slots import WorkerSlots
 from streamkit.runtime.publisher import OutputItem, Publisher, Route
 from streamkit.runtime.waiting import unless
 from streamkit.settings import Settings
-from streamkit.transport.base import RecordTooLarge, Refused, TopicInfo, Transport
+from streamkit.transport.base import RecordTooLarge, TopicInfo, Transport
 
 HINT = "or declare it with partitions= in an app, and start that with --create-topics or by `streamkit dev`."
 
@@ -112,14 +113,10 @@ async def connected(topic: str, settings: Settings, transport: Transport, creati
 async def _look_up(topic: str, settings: Settings, transport: Transport, creation: str) -> TopicInfo:
     brokers, admin = ",".join(settings.brokers), transport.admin()
     try:
-        async with asyncio.timeout(settings.connect_timeout):
-            await admin.start()
-            found = await admin.topics([topic])
-    except Refused as error:
-        raise ConfigurationError(f"the brokers at {brokers} refuse this client: {error}") from error
-    except (TransportError, TimeoutError) as error:
-        reason = str(error) or f"no answer within {settings.connect_timeout:g} s (connect_timeout)"
-        raise TransportError(f"cannot reach the brokers at {brokers}: {reason}") from error
+        with asking(settings):
+            async with asyncio.timeout(settings.connect_timeout):
+                await admin.start()
+                found = await admin.topics([topic])
     finally:
         await admin.stop()
     if topic not in found:

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from streamkit.errors import ConfigurationError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from streamkit.errors import ConfigurationError, TransportError
 from streamkit.settings import Settings
-from streamkit.transport.base import Transport
+from streamkit.transport.base import Refused, Transport
+
+
+@contextmanager
+def asking(settings: Settings) -> Iterator[None]:
+    """Around the first calls to the brokers: what goes wrong names them.
+
+    Raises ConfigurationError if they refuse this client, TransportError if they cannot be reached or time is up.
+    """
+    brokers = ",".join(settings.brokers)
+    try:
+        yield
+    except Refused as error:
+        raise ConfigurationError(f"the brokers at {brokers} refuse this client: {error}") from error
+    except (TransportError, TimeoutError) as error:
+        reason = str(error) or f"no answer within {settings.connect_timeout:g} s (connect_timeout)"
+        raise TransportError(f"cannot reach the brokers at {brokers}: {reason}") from error
 
 
 def transport_for(settings: Settings) -> Transport:

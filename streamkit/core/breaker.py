@@ -160,9 +160,7 @@ class Breaker:
             return True
         if failures < limits.failures:
             return False
-        successes = 0
-        for slot in self._recent:
-            successes += slot[1]
+        successes = sum(slot[1] for slot in self._recent)
         return failures >= limits.ratio * (failures + successes)
 
     def _is_news(self, key: Hashable, now: float) -> bool:

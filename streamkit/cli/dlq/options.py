@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamkit.cli.options import brokers_option
+from streamkit.core.cases import STATUSES
 from streamkit.errors import UsageError
 
 if TYPE_CHECKING:
     from streamkit.core.selection import Selection
 
 Function = Callable[..., Any]
-
-STATUSES = ("open", "replayed", "archived", "discarded")
 
 _WHERE = (
     click.option("--topic", metavar="T", help="The topic: source or dead letters."),
@@ -78,7 +77,6 @@ class Filters:
     def selection(self, group: str | None) -> Selection:
         """The same, understood. Raises UsageError that names the option."""
         from streamkit.cli.dlq.times import parse_time
-        from streamkit.core.cases import STATUSES
         from streamkit.core.selection import Selection, parse_attempts, parse_error, parse_header
 
         now = time.time_ns() // 1_000_000

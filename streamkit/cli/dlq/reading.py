@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ import orjson
 
 from streamkit.cli.dlq.where import STATE, Where
 from streamkit.cli.progress import progress
-from streamkit.cli.transports import transport_for
+from streamkit.cli.transports import asking, transport_for
 from streamkit.core.cases import CaseBook
 from streamkit.core.letters import Letter, letter_of
-from streamkit.errors import ConfigurationError, TransportError
+from streamkit.errors import TransportError
 from streamkit.record import TopicPartition
 from streamkit.transport.base import (
     Admin,
@@ -25,7 +25,6 @@ from streamkit.transport.base import (
     LogRange,
     OffsetOutOfRange,
     Reader,
-    Refused,
     TopicInfo,
 )
 
@@ -111,7 +110,7 @@ def with_dead_letters(place: Where, job: Job) -> None:
 
 async def _with_dead_letters(place: Where, job: Job) -> None:
     async with connected(place) as clients:
-        with _explained(place):
+        with asking(place.settings):
             async with asyncio.timeout(place.settings.connect_timeout):
                 found, missing = await place.topics(clients.admin)
                 states = await clients.admin.topics([name + STATE for name in found])
@@ -130,7 +129,7 @@ async def connected(place: Where) -> AsyncIterator[Clients]:
     transport = transport_for(place.settings)
     clients = Clients(transport.admin(), transport.reader())
     try:
-        with _explained(place):
+        with asking(place.settings):
             async with asyncio.timeout(place.settings.connect_timeout):
                 await clients.admin.start()
                 await clients.reader.start()
@@ -138,17 +137,6 @@ async def connected(place: Where) -> AsyncIterator[Clients]:
     finally:
         await clients.reader.stop()
         await clients.admin.stop()
-
-
-@contextmanager
-def _explained(place: Where) -> Iterator[None]:
-    try:
-        yield
-    except Refused as error:
-        raise ConfigurationError(f"the brokers at {place.brokers} refuse this client: {error}") from error
-    except (TransportError, TimeoutError) as error:
-        reason = str(error) or f"no answer within {place.settings.connect_timeout:g} s (connect_timeout)"
-        raise TransportError(f"cannot reach the brokers at {place.brokers}: {reason}") from error
 
 
 async def _book(reader: Reader, topic: str, states: Mapping[str, TopicInfo]) -> CaseBook:

@@ -27,7 +27,7 @@ from streamkit.transport.base import (
 )
 from streamkit.transport.memory.broker import MemoryBroker
 from streamkit.transport.memory.group import Joined, StaleGeneration, UnknownMember
-from streamkit.transport.memory.log import MemoryRecord
+from streamkit.transport.memory.log import MemoryRecord, in_turn
 
 RETRY_AFTER = 0.1
 STOP_TIMEOUT = 5.0
@@ -148,24 +148,9 @@ class MemoryConsumer:
         self._broker.news.notify()
 
     def _take(self, wanted: Collection[TopicPartition], limit: int) -> dict[TopicPartition, list[MemoryRecord]]:
-        taken: dict[TopicPartition, list[MemoryRecord]] = {}
         if self._broker.faults.network.closed:
-            return taken
-        for partition in [partition for partition in self._positions if partition in wanted]:
-            try:
-                records = self._read(partition, limit)
-            except OffsetOutOfRange:
-                if taken:
-                    break  # the next poll raises it
-                raise
-            if records:
-                taken[partition] = records
-                limit -= len(records)
-            if not limit:
-                break
-        for partition in taken:  # whoever was served goes to the end of the queue
-            self._positions[partition] = self._positions.pop(partition)
-        return taken
+            return {}
+        return in_turn(self._positions, [each for each in self._positions if each in wanted], limit, self._read)
 
     def _read(self, partition: TopicPartition, limit: int) -> list[MemoryRecord]:
         position = self._positions[partition]

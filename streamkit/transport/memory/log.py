@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from streamkit.record import Headers, TopicPartition
-from streamkit.transport.base import LogRange
+from streamkit.transport.base import LogRange, OffsetOutOfRange
+
+T = TypeVar("T")
 
 # What Kafka gives a topic that is created without.
 DEFAULT_CONFIG = {
@@ -94,6 +96,34 @@ class Log:
             if entry is not None:
                 records.append(entry)
         return records, self._start + index
+
+
+def in_turn(
+    positions: dict[TopicPartition, T],
+    wanted: Iterable[TopicPartition],
+    limit: int,
+    read: Callable[[TopicPartition, int], list[MemoryRecord]],
+) -> dict[TopicPartition, list[MemoryRecord]]:
+    """Up to `limit` records of these partitions together. Who is served goes to the end of `positions`.
+
+    Raises OffsetOutOfRange of `read` if nothing came before it.
+    """
+    taken: dict[TopicPartition, list[MemoryRecord]] = {}
+    for partition in wanted:
+        try:
+            records = read(partition, limit)
+        except OffsetOutOfRange:
+            if taken:
+                break  # the next poll raises it
+            raise
+        if records:
+            taken[partition] = records
+            limit -= len(records)
+        if not limit:
+            break
+    for partition in taken:
+        positions[partition] = positions.pop(partition)
+    return taken
 
 
 class TopicLog:

@@ -9,7 +9,7 @@ from streamkit.record import TopicPartition
 from streamkit.settings import Settings
 from streamkit.transport.base import LogRange, OffsetOutOfRange, Unreachable
 from streamkit.transport.memory.broker import MemoryBroker
-from streamkit.transport.memory.log import MemoryRecord
+from streamkit.transport.memory.log import MemoryRecord, in_turn
 
 
 class MemoryReader:
@@ -60,24 +60,9 @@ class MemoryReader:
         """Nothing to close."""
 
     def _take(self, limit: int) -> dict[TopicPartition, list[MemoryRecord]]:
-        taken: dict[TopicPartition, list[MemoryRecord]] = {}
         if self._broker.faults.network.closed:
-            return taken
-        for partition in list(self._positions):
-            try:
-                records = self._read(partition, limit)
-            except OffsetOutOfRange:
-                if taken:
-                    break  # the next poll raises it
-                raise
-            if records:
-                taken[partition] = records
-                limit -= len(records)
-            if not limit:
-                break
-        for partition in taken:  # whoever was served goes to the end of the queue
-            self._positions[partition] = self._positions.pop(partition)
-        return taken
+            return {}
+        return in_turn(self._positions, list(self._positions), limit, self._read)
 
     def _read(self, partition: TopicPartition, limit: int) -> list[MemoryRecord]:
         position = self._positions[partition]
