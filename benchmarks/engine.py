@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from streamkit import App
 from streamkit.observe.slots import WorkerSlots
-from streamkit.record import TopicPartition
+from streamkit.record import ConsumedRecord, TopicPartition
 from streamkit.runtime.worker import Worker
 from streamkit.settings import Settings
-from streamkit.transport.base import ConsumedRecord, Consumer
+from streamkit.transport.base import Consumer
 from streamkit.transport.kafka import KafkaTransport
 from streamkit.transport.kafka.consumer import KafkaConsumer
 

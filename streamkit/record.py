@@ -1,11 +1,11 @@
-"""What handlers receive and return."""
+"""What handlers receive and return, and what records are before they are decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Never, TypeVar, final, overload
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Never, Protocol, TypeVar, final, overload
 
 if TYPE_CHECKING:
     from typing import Any
@@ -34,6 +34,25 @@ class RecordMetadata(NamedTuple):
     topic: str
     partition: int
     offset: int  # -1 if they had it already, from a first attempt whose answer was lost, and do not say where
+
+
+class ConsumedRecord(Protocol):
+    """One record as it lies in the log. aiokafka's ConsumerRecord is one."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers: ...
 
 
 @final

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 from streamkit.core.partitioner import Partitioner
 from streamkit.errors import DeclarationError
 from streamkit.observe.slots import WorkerSlots
-from streamkit.record import Headers, Record, RecordMetadata, TopicPartition
+from streamkit.record import ConsumedRecord, Headers, Record, RecordMetadata, TopicPartition
 from streamkit.runtime.invoke import record_decoder
 from streamkit.runtime.worker import Worker
 from streamkit.settings import Settings, SettingValue
 from streamkit.topic import Topic
-from streamkit.transport.base import ConsumedRecord, LogRange
+from streamkit.transport.base import LogRange
 from streamkit.transport.memory import MemoryBroker, MemoryTransport
 
 if TYPE_CHECKING:

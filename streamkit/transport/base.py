@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from streamkit.errors import ConfigurationError, TransportError
-from streamkit.record import HeaderList, TopicPartition
+from streamkit.record import ConsumedRecord, HeaderList, TopicPartition
 
 NO_GENERATION = -1
 
@@ -68,25 +68,6 @@ class OffsetOutOfRange(TransportError):
 
 class FetchFailed(TransportError):
     """A record cannot be fetched at all, and passing over it would lose it: corrupt, or larger than a fetch."""
-
-
-class ConsumedRecord(Protocol):
-    """One record as it lies in the log. aiokafka's ConsumerRecord is one."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
 class CommittedOffset(NamedTuple):
@@ -252,6 +233,15 @@ class Admin(Protocol):
 
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:
         """Create those that do not exist. Raises Refused."""
+        ...
+
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        """Remove what lies before these offsets, for good (KIP-107). What is gone already is none of its business.
+
+        Raises Refused (topics that are only compacted keep what they hold), OffsetOutOfRange for an offset past the
+        end, TopicMissing; and ValueError for a negative one. Some partitions may have been done when it raises: asking
+        again does no harm.
+        """
         ...
 
     async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]: ...

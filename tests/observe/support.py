@@ -91,6 +91,9 @@ class FakeAdmin:
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:
         raise NotImplementedError
 
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        raise NotImplementedError
+
     async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
         self._ask("log_ranges")
         self._brokers.before_ranges()

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from streamkit.errors import TransportError
-from streamkit.record import HeaderList, TopicPartition
+from streamkit.record import ConsumedRecord, HeaderList, TopicPartition
 from streamkit.settings import Settings
 from streamkit.transport.base import (
     NO_GENERATION,
@@ -23,7 +23,6 @@ from streamkit.transport.base import (
     Admin,
     CommitRejected,
     CommittedOffset,
-    ConsumedRecord,
     Consumer,
     LogRange,
     MetadataTooLarge,
@@ -245,7 +244,7 @@ def offsets(records: Iterable[ConsumedRecord]) -> list[int]:
     return [record.offset for record in records]
 
 
-async def raises(kind: type[TransportError], work: Awaitable[Any]) -> TransportError:
+async def raises(kind: type[TransportError | ValueError], work: Awaitable[Any]) -> TransportError | ValueError:
     async with asyncio.timeout(PATIENCE):
         try:
             outcome = await work
@@ -913,6 +912,62 @@ async def log_ranges_are_known_from_outside(world: World) -> None:
     assert await world.admin.log_ranges([filled, empty]) == {filled: LogRange(0, 4), empty: LogRange(0, 0)}
 
 
+@case("delete_records")
+async def what_lies_before_an_offset_can_be_deleted(world: World) -> None:
+    topic = await world.topic(3)
+    partitions = [TopicPartition(topic, number) for number in range(3)]
+    for partition in partitions:
+        await world.produce(partition, numbers(4))
+    first, second, third = partitions
+    await world.admin.delete_records({first: 1, second: 4})
+    left = {first: LogRange(1, 4), second: LogRange(4, 4), third: LogRange(0, 4)}
+    assert await world.admin.log_ranges(partitions) == left
+    await world.admin.delete_records({first: 1, second: 3, third: 0})
+    assert await world.admin.log_ranges(partitions) == left
+    read = await read_to(await world.reader({first: 1}), {first: 4})
+    assert values(read[first]) == [b"1", b"2", b"3"]
+
+
+@case("delete_records")
+async def nothing_past_the_end_can_be_deleted(world: World) -> None:
+    partition = TopicPartition(await world.topic(), 0)
+    await world.produce(partition, numbers(2))
+    error = await raises(OffsetOutOfRange, world.admin.delete_records({partition: 3}))
+    assert isinstance(error, OffsetOutOfRange)
+    assert (error.partition, error.offset) == (partition, 3)
+    assert await world.admin.log_ranges([partition]) == {partition: LogRange(0, 2)}
+
+
+@case("delete_records")
+async def a_negative_offset_does_not_stand_for_the_end_of_the_log(world: World) -> None:
+    partition = TopicPartition(await world.topic(), 0)
+    await world.produce(partition, numbers(2))
+    await raises(ValueError, world.admin.delete_records({partition: -1}))
+    assert await world.admin.log_ranges([partition]) == {partition: LogRange(0, 2)}
+
+
+@case("delete_records")
+async def what_is_only_compacted_is_not_deleted(world: World) -> None:
+    compacted = TopicPartition(await world.topic(cleanup_policy="compact"), 0)
+    both = TopicPartition(await world.topic(cleanup_policy="compact,delete"), 0)
+    for partition in (compacted, both):
+        await send(await world.producer(), partition, [(b"key", b"value", [])])
+    error = await raises(Refused, world.admin.delete_records({compacted: 1}))
+    assert str(error) == f"{compacted.topic}[0] could not be emptied up to offset 1: its cleanup.policy does not delete"
+    await world.admin.delete_records({both: 1})
+    assert await world.admin.log_ranges([compacted, both]) == {compacted: LogRange(0, 1), both: LogRange(1, 1)}
+
+
+@case("delete_records")
+async def nothing_can_be_deleted_of_a_topic_that_does_not_exist(world: World) -> None:
+    topic = await world.topic()
+    for missing in (TopicPartition(world.name("missing"), 0), TopicPartition(topic, 1)):
+        error = await raises(TopicMissing, world.admin.delete_records({missing: 0}))
+        assert isinstance(error, TopicMissing)
+        assert error.topic == missing.topic
+    assert missing.topic == topic
+
+
 @case()
 async def topics_and_groups_can_be_listed(world: World) -> None:
     assert not {name for name in await world.admin.all_topics() if name.startswith("__")}
@@ -930,6 +985,7 @@ async def nothing_asked_for_is_nothing_answered(world: World) -> None:
     assert await world.admin.topics([]) == {}
     assert await world.admin.log_ranges([]) == {}
     assert await world.admin.committed(world.name("group"), []) == {}
+    await world.admin.delete_records({})
 
 
 async def _wait(event: asyncio.Event) -> None:

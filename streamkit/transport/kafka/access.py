@@ -21,6 +21,7 @@ from aiokafka.abc import AbstractTokenProvider
 from streamkit.security import encrypts, is_loopback, logs_in
 from streamkit.settings import Settings
 from streamkit.transport.base import AccessDenied
+from streamkit.transport.kafka.failures import translated
 from streamkit.transport.kafka.tls import tls_context
 
 FEWEST_ITERATIONS = 4_096  # RFC 7677; with fewer, who overhears a login can guess the password
@@ -80,6 +81,14 @@ class Access(AbstractTokenProvider):  # type: ignore[misc]
             if self.denial is None or error is self.denial:
                 raise
             raise self.denial from self.denial.__cause__
+
+    @asynccontextmanager
+    async def calling(self) -> AsyncIterator[None]:
+        """Ask something within `request_timeout`. Raises AccessDenied, and else what `transport.base` names."""
+        async with self.unless_denied():
+            with translated():
+                async with asyncio.timeout(self._settings.request_timeout):
+                    yield
 
     def deny(self, denial: AccessDenied) -> None:
         if self.denial is None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka import TopicPartition as KafkaPartition
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -30,8 +28,9 @@ from streamkit.transport.base import (
 from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.client import client_options, cut
 from streamkit.transport.kafka.diagnosis import diagnose
-from streamkit.transport.kafka.failures import translated
+from streamkit.transport.kafka.fetching import log_ranges
 from streamkit.transport.kafka.offset_fetch import OffsetFetch, fetch_offsets
+from streamkit.transport.kafka.record_deletion import by_leader, check_deleted, deletion
 
 UNKNOWN_TOPIC = 3
 TOPIC_ALREADY_EXISTS = 36
@@ -59,7 +58,7 @@ class KafkaAdmin:
         # read_committed does not show. ListOffsets under read_committed gives the last stable offset.
         self._reader = AIOKafkaConsumer(**options, isolation_level="read_committed", enable_auto_commit=False)
         try:
-            async with self._calling():
+            async with self._access.calling():
                 await self._admin.start()
                 await self._reader.start()
         except Unreachable as error:
@@ -74,19 +73,19 @@ class KafkaAdmin:
     async def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
         if not names:
             return {}
-        async with self._calling():
+        async with self._access.calling():
             described = await self._admin.describe_topics(sorted(names))
             rows = {row["topic"]: row["partitions"] for row in described if _exists(row)}
             configs = await self._configs(rows)
         return {name: _info(partitions, configs.get(name, {})) for name, partitions in rows.items()}
 
     async def all_topics(self) -> frozenset[str]:
-        async with self._calling():
+        async with self._access.calling():
             names = await self._admin.list_topics()
         return frozenset(name for name in names if not name.startswith(KAFKAS_OWN))
 
     async def all_groups(self) -> frozenset[str]:
-        async with self._calling():
+        async with self._access.calling():
             groups = await self._admin.list_consumer_groups()
         return frozenset(name for name, protocol in groups if protocol in CONSUMERS)
 
@@ -102,7 +101,7 @@ class KafkaAdmin:
             )
             for topic in topics
         ]
-        async with self._calling():
+        async with self._access.calling():
             response = await self._admin.create_topics(wanted)
         # R23: aiokafka's admin calls return the broker's error codes and do not raise.
         for name, code, *message in response.topic_errors:
@@ -110,14 +109,25 @@ class KafkaAdmin:
                 detail = next(filter(None, message), kafka.for_code(code).__name__)
                 raise Refused(f"topic {name!r} could not be created: {detail}")
 
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        if not before:
+            return
+        client = self._admin._client
+        async with self._access.calling():
+            described = await self._admin.describe_topics(sorted({topic for topic, _ in before}))
+            leaders = {
+                TopicPartition(row["topic"], partition["partition"]): partition["leader"]
+                for row in described
+                if _exists(row)
+                for partition in row["partitions"]
+            }
+            for leader, offsets in by_leader(before, leaders).items():
+                request = deletion(offsets, self._settings.request_timeout)
+                check_deleted(await client.send(leader, request), offsets)
+
     async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
-        wanted = [KafkaPartition(*partition) for partition in partitions]
-        if not wanted:
-            return {}
-        async with self._calling():
-            starts = await self._reader.beginning_offsets(wanted)
-            ends = await self._reader.end_offsets(wanted)
-        return {TopicPartition(*tp): LogRange(starts[tp], ends[tp]) for tp in wanted}
+        async with self._access.calling():
+            return await log_ranges(self._reader, partitions)
 
     async def committed(
         self, group: str, partitions: Collection[TopicPartition]
@@ -125,7 +135,7 @@ class KafkaAdmin:
         if not partitions:
             return {}
         client = self._reader._client
-        async with self._calling():
+        async with self._access.calling():
             node = await client.coordinator_lookup(CoordinationType.GROUP, group)
 
             async def send(request: OffsetFetch) -> Any:
@@ -142,13 +152,6 @@ class KafkaAdmin:
             except (TimeoutError, kafka.KafkaError):
                 await cut(client._client)
         self._admin = self._reader = None
-
-    @asynccontextmanager
-    async def _calling(self) -> AsyncIterator[None]:
-        async with self._access.unless_denied():
-            with translated():
-                async with asyncio.timeout(self._settings.request_timeout):
-                    yield
 
     async def _configs(self, names: Collection[str]) -> dict[str, dict[str, str]]:
         resources = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(SHOWN_CONFIG)) for name in names]

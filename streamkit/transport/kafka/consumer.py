@@ -21,19 +21,13 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from streamkit.errors import TransportError
-from streamkit.record import TopicPartition
+from streamkit.record import ConsumedRecord, TopicPartition
 from streamkit.settings import Settings
-from streamkit.transport.base import (
-    NO_GENERATION,
-    CommitRejected,
-    CommittedOffset,
-    ConsumedRecord,
-    RebalanceListener,
-)
+from streamkit.transport.base import NO_GENERATION, CommitRejected, CommittedOffset, RebalanceListener
 from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.client import client_options, cut, rebalance_timeout
-from streamkit.transport.kafka.failures import describe, translate, translated
-from streamkit.transport.kafka.fetching import fetch_options, out_of_range, position_of
+from streamkit.transport.kafka.failures import translate, translated
+from streamkit.transport.kafka.fetching import check_fetcher, check_task, fetch_options, out_of_range, position_of
 from streamkit.transport.kafka.offset_fetch import OffsetFetch, fetch_offsets
 
 log = logging.getLogger(__name__)
@@ -104,7 +98,8 @@ class KafkaConsumer:
         if self._failure is not None:
             raise self._failure
         async with self._access.unless_denied():
-            self._check_tasks()
+            check_fetcher(self._consumer)
+            check_task(self._coordinator._coordination_task)
             return await self._poll(partitions, max_records, timeout)
 
     async def _poll(self, partitions: Collection[TopicPartition], max_records: int, timeout: float) -> Batches:
@@ -169,14 +164,6 @@ class KafkaConsumer:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await close(consumer)
-
-    def _check_tasks(self) -> None:
-        """R29: aiokafka does not look after its fetcher: when that dies, polls come back empty for ever."""
-        for task in (self._consumer._fetcher.error_future, self._coordinator._coordination_task):
-            if task.done():
-                cause = None if task.cancelled() else task.exception()
-                reason = "it was cancelled" if cause is None else describe(cause)
-                raise TransportError(f"a task of the client has ended: {reason}") from cause
 
     async def _send(self, request: OffsetFetch) -> Any:
         return await self._coordinator._send_req(request)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Collection
 from typing import Any
 
+from aiokafka import TopicPartition as KafkaPartition
 from aiokafka import errors as kafka
 
+from streamkit.errors import TransportError
 from streamkit.record import TopicPartition
 from streamkit.settings import Settings
-from streamkit.transport.base import OffsetOutOfRange
+from streamkit.transport.base import LogRange, OffsetOutOfRange
+from streamkit.transport.kafka.failures import describe
 
 
 def fetch_options(settings: Settings) -> dict[str, Any]:
@@ -35,6 +40,28 @@ def position_of(consumer: Any, partition: TopicPartition) -> int:
     found = consumer._fetcher._records.get(partition)
     too_large = isinstance(getattr(found, "_error", None), kafka.RecordTooLargeError)
     return position - 1 if too_large else position
+
+
+async def log_ranges(consumer: Any, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
+    wanted = [KafkaPartition(*partition) for partition in partitions]
+    if not wanted:
+        return {}
+    starts = await consumer.beginning_offsets(wanted)
+    ends = await consumer.end_offsets(wanted)
+    return {TopicPartition(*tp): LogRange(starts[tp], ends[tp]) for tp in wanted}
+
+
+def check_fetcher(consumer: Any) -> None:
+    """R29: aiokafka does not look after its fetcher: when that dies, polls come back empty for ever."""
+    check_task(consumer._fetcher.error_future)
+
+
+def check_task(task: asyncio.Future[Any]) -> None:
+    """Raises TransportError if it has ended."""
+    if task.done():
+        cause = None if task.cancelled() else task.exception()
+        reason = "it was cancelled" if cause is None else describe(cause)
+        raise TransportError(f"a task of the client has ended: {reason}") from cause
 
 
 def out_of_range(error: kafka.OffsetOutOfRangeError) -> OffsetOutOfRange:

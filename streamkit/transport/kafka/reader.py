@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka import errors as kafka
 
-from streamkit.errors import TransportError
-from streamkit.record import TopicPartition
+from streamkit.record import ConsumedRecord, TopicPartition
 from streamkit.settings import Settings
-from streamkit.transport.base import ConsumedRecord, LogRange, Unreachable
+from streamkit.transport.base import LogRange, Unreachable
 from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.client import client_options
 from streamkit.transport.kafka.consumer import close
-from streamkit.transport.kafka.failures import describe, translate, translated
-from streamkit.transport.kafka.fetching import fetch_options, out_of_range, position_of
+from streamkit.transport.kafka.failures import translate
+from streamkit.transport.kafka.fetching import check_fetcher, fetch_options, log_ranges, out_of_range, position_of
 
 log = logging.getLogger(__name__)
+
+FETCH_MAX_BYTES = 8 * 1024 * 1024
 
 Batches = Mapping[TopicPartition, Sequence[ConsumedRecord]]
 
@@ -38,29 +38,26 @@ class KafkaReader:
 
     async def start(self) -> None:
         options = client_options(self._settings, self._access) | fetch_options(self._settings)
+        # The answer of each broker is in memory up to three times, and a topic may have many partitions.
+        options["fetch_max_bytes"] = min(self._settings.fetch_max_bytes, FETCH_MAX_BYTES)
         self._consumer = AIOKafkaConsumer(**options, group_id=None)
         try:
-            async with self._calling():
+            async with self._access.calling():
                 await self._consumer.start()
         except BaseException:
             await self.stop()
             raise
 
     async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
-        wanted = [KafkaPartition(*partition) for partition in partitions]
-        if not wanted:
-            return {}
-        async with self._calling():
-            starts = await self._consumer.beginning_offsets(wanted)
-            ends = await self._consumer.end_offsets(wanted)
-        return {TopicPartition(*tp): LogRange(starts[tp], ends[tp]) for tp in wanted}
+        async with self._access.calling():
+            return await log_ranges(self._consumer, partitions)
 
     async def offsets_at(self, partitions: Collection[TopicPartition], timestamp: int) -> dict[TopicPartition, int]:
         # Negative ones are Kafka's way to ask for the ends of the log.
         wanted = {KafkaPartition(*partition): max(timestamp, 0) for partition in partitions}
         if not wanted:
             return {}
-        async with self._calling():
+        async with self._access.calling():
             found = await self._consumer.offsets_for_times(wanted)
         return {TopicPartition(*tp): each.offset for tp, each in found.items() if each is not None}
 
@@ -75,7 +72,7 @@ class KafkaReader:
     async def poll(self, *, max_records: int, timeout: float) -> Batches:
         loop = asyncio.get_running_loop()
         async with self._access.unless_denied():
-            self._check_fetcher()
+            check_fetcher(self._consumer)
             began = loop.time()
             batches = await self._poll(max_records, timeout)
             self._listen(0.0 if batches else loop.time() - began)
@@ -101,14 +98,6 @@ class KafkaReader:
                 return {}
             raise translate(error) from error
 
-    def _check_fetcher(self) -> None:
-        """R29: aiokafka does not look after its fetcher: when that dies, polls come back empty for ever."""
-        task = self._consumer._fetcher.error_future
-        if task.done():
-            cause = None if task.cancelled() else task.exception()
-            reason = "it was cancelled" if cause is None else describe(cause)
-            raise TransportError(f"a task of the client has ended: {reason}") from cause
-
     def _listen(self, waited: float) -> None:
         """R36: aiokafka tries again for ever what is not answered, and its polls come back empty.
 
@@ -125,10 +114,3 @@ class KafkaReader:
                     f"nothing was heard of {partition.topic}[{partition.partition}] for "
                     f"{self._silence[partition]:.0f} s: its broker is not to be reached, or it exists no more"
                 )
-
-    @asynccontextmanager
-    async def _calling(self) -> AsyncIterator[None]:
-        async with self._access.unless_denied():
-            with translated():
-                async with asyncio.timeout(self._settings.request_timeout):
-                    yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from streamkit.record import TopicPartition
 from streamkit.settings import Settings
@@ -36,6 +36,12 @@ class MemoryAdmin:
 
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:
         await self._broker.create_topics(topics, self._timeout)
+
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        for partition, offset in before.items():
+            if offset < 0:
+                raise ValueError(f"{partition.topic}[{partition.partition}] is to be emptied up to offset {offset}")
+        await self._broker.remove_records(before, self._timeout)
 
     async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
         """Raises TopicMissing."""

@@ -14,6 +14,7 @@ from streamkit.transport.base import (
     CommittedOffset,
     MetadataTooLarge,
     NewTopic,
+    OffsetOutOfRange,
     RecordTooLarge,
     Refused,
     TopicMissing,
@@ -203,6 +204,19 @@ class MemoryBroker:
                 raise Refused(f"topic {topic.name!r} could not be created: it needs at least one partition")
             if topic.name not in self.topics:
                 self.topics[topic.name] = TopicLog(topic.name, topic.partitions, topic.config, topic.replication or 1)
+
+    async def remove_records(self, before: Mapping[TopicPartition, int], within: float) -> None:
+        """What an admin may delete, unlike `delete_records`. Raises Refused, OffsetOutOfRange, TopicMissing."""
+        await self.travel(within)
+        for partition, offset in sorted(before.items()):
+            log = self.log(partition)
+            if "delete" not in self.topics[partition.topic].cleanup_policy:
+                what = f"{partition.topic}[{partition.partition}] could not be emptied up to offset {offset}"
+                raise Refused(f"{what}: its cleanup.policy does not delete")
+            if offset > log.range.end:
+                raise OffsetOutOfRange(partition, offset)
+            log.delete_before(offset)
+        await self.travel(within)
 
     def _commit(
         self, group: str, member: str, generation: int, offsets: Mapping[TopicPartition, CommittedOffset]

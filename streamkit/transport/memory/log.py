@@ -141,6 +141,10 @@ class TopicLog:
         return int(self.shown_config["max.message.bytes"])
 
     @property
+    def cleanup_policy(self) -> Sequence[str]:
+        return self.shown_config["cleanup.policy"].split(",")
+
+    @property
     def shown_config(self) -> dict[str, str]:
         """As admins see it: with the defaults, and without what they do not ask for."""
         return {name: self.config.get(name, default) for name, default in DEFAULT_CONFIG.items()}

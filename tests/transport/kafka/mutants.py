@@ -3,6 +3,7 @@
 CONSUMER, PRODUCER = "streamkit/transport/kafka/consumer.py", "streamkit/transport/kafka/producer.py"
 ADMIN, CLIENT = "streamkit/transport/kafka/admin.py", "streamkit/transport/kafka/client.py"
 FAILURES, OFFSET_FETCH = "streamkit/transport/kafka/failures.py", "streamkit/transport/kafka/offset_fetch.py"
+RECORD_DELETION = "streamkit/transport/kafka/record_deletion.py"
 FAIL_STOP = "streamkit/transport/kafka/fail_stop.py"
 ACCESS = "streamkit/transport/kafka/access.py"
 PUBLISHER = "streamkit/runtime/publisher.py"
@@ -302,6 +303,13 @@ WORKAROUNDS = [
         f"{TESTS}a_topic_that_could_not_be_created_is_an_error",
     ),
     (
+        "R23: a partition that was not emptied is not looked at",
+        RECORD_DELETION,
+        "if code != 0:",
+        "if False:",
+        f"{TESTS}a_partition_that_could_not_be_emptied_is_named",
+    ),
+    (
         "R24: uncommitted records count as lag",
         ADMIN,
         'isolation_level="read_committed", ',
@@ -346,7 +354,7 @@ WORKAROUNDS = [
     (
         "R29: nobody looks after the fetcher",
         CONSUMER,
-        "            self._check_tasks()\n",
+        "            check_fetcher(self._consumer)\n",
         "",
         f"{CONSUMER_TESTS}a_fetcher_that_has_died_fails_the_polls_instead_of_finding_nothing_for_ever",
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +25,8 @@ NODE = 1
 PRODUCE, FETCH, LIST_OFFSETS, METADATA = 0, 1, 2, 3
 OFFSET_COMMIT, OFFSET_FETCH, FIND_COORDINATOR = 8, 9, 10
 JOIN_GROUP, HEARTBEAT, LEAVE_GROUP, SYNC_GROUP = 11, 12, 13, 14
-SASL_HANDSHAKE, API_VERSIONS, CREATE_TOPICS, INIT_PRODUCER_ID, SASL_AUTHENTICATE = 17, 18, 19, 22, 36
+API_VERSIONS, CREATE_TOPICS, DELETE_RECORDS, INIT_PRODUCER_ID = 18, 19, 21, 22
+SASL_HANDSHAKE, SASL_AUTHENTICATE = 17, 36
 
 # The fields of the answer in the order of its schema; with None the connection hangs from there on.
 Answer = Callable[[Any], "Sequence[Any] | None"]
@@ -67,6 +68,7 @@ class ScriptedBroker:
             INIT_PRODUCER_ID: lambda _: (0, 0, 7, 0),
             PRODUCE: lambda request: ([(t, [(p, 0, 0, -1, 0) for p, _ in ps]) for t, ps in request.topics], 0),
             CREATE_TOPICS: lambda request: (0, [(row[0], 0, None) for row in request.create_topic_requests]),
+            DELETE_RECORDS: lambda request: self.deleted(request, {}),
             SASL_HANDSHAKE: lambda _: (0, ["PLAIN"]),
             SASL_AUTHENTICATE: lambda _: (0, None, b"", 0),
         }
@@ -149,6 +151,10 @@ class ScriptedBroker:
         header = struct.pack(">i", correlation) + (b"\0" if flexible and key != API_VERSIONS else b"")
         encoded: bytes = kind.RESPONSE_TYPE(*fields).encode()
         return header + encoded
+
+    def deleted(self, request: Any, codes: Mapping[int, int]) -> Sequence[Any]:
+        """The answer to DeleteRecords, with the error codes of partitions."""
+        return 0, [(t, [(p, 0, codes.get(p, 0), {}) for p, *_ in ps], {}) for t, ps, _ in request.topics], {}
 
     def _api_versions(self, _request: Any) -> Sequence[Any]:
         known = {key: (versions[0], versions[-1]) for key, versions in _versions().items()} | self.versions

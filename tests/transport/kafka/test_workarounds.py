@@ -20,14 +20,13 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 
 from streamkit.errors import TransportError
 from streamkit.observe.slots import WorkerSlots
-from streamkit.record import TopicPartition
+from streamkit.record import ConsumedRecord, TopicPartition
 from streamkit.runtime.publisher import Publisher
 from streamkit.settings import Settings
 from streamkit.transport.base import (
     NO_GENERATION,
     CommitRejected,
     CommittedOffset,
-    ConsumedRecord,
     FetchFailed,
     LogRange,
     NewTopic,
@@ -36,6 +35,7 @@ from streamkit.transport.base import (
     RecordTooLarge,
     Refused,
     Stored,
+    TopicMissing,
     Unreachable,
 )
 from streamkit.transport.kafka import client, consumer, producer
@@ -720,6 +720,44 @@ def test_a_topic_that_exists_already_is_none() -> None:
         broker.answers[scripted.CREATE_TOPICS] = lambda _: (0, [(TOPIC, 36, "exists")])
         async with started(KafkaAdmin(broker.settings())) as admin:
             await admin.create_topics([NewTopic(TOPIC, 1)])
+
+    with_broker(case)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        (1, OffsetOutOfRange, r"t\[1\] holds no offset 8"),
+        (3, TopicMissing, "'t' does not exist"),
+        (44, Refused, r"t\[1\] could not be emptied up to offset 8: its cleanup.policy does not delete"),
+        (29, Refused, r"t\[1\] could not be emptied up to offset 8: \[Error 29\] TopicAuthorizationFailedError"),
+        (6, TransportError, r"t\[1\] could not be emptied up to offset 8: \[Error 6\] NotLeaderForPartitionError"),
+    ],
+)
+def test_a_partition_that_could_not_be_emptied_is_named(code: int, kind: type[TransportError], said: str) -> None:
+    async def case(broker: ScriptedBroker) -> None:
+        broker.answers[scripted.DELETE_RECORDS] = lambda request: broker.deleted(request, {1: code})
+        async with started(KafkaAdmin(broker.settings())) as admin:
+            with pytest.raises(kind, match=said):
+                await admin.delete_records({FIRST: 7, SECOND: 8, TopicPartition(TOPIC, 2): 9})
+        (request,) = broker.asked(scripted.DELETE_RECORDS)
+        ((topic, rows, _),) = request.topics
+        assert (topic, [(partition, offset) for partition, offset, _ in rows]) == (TOPIC, [(0, 7), (1, 8), (2, 9)])
+
+    with_broker(case, partitions=3)
+
+
+def test_nothing_is_deleted_while_a_partition_has_no_leader() -> None:
+    async def case(broker: ScriptedBroker) -> None:
+        def without_leader(_request: Any) -> Sequence[Any]:
+            partitions: list[Any] = [(0, 0, scripted.NODE, [1], [1], []), (5, 1, -1, [1], [1], [])]
+            return 0, [(scripted.NODE, broker.host, broker.port, None)], "c", 1, [(0, TOPIC, False, partitions)]
+
+        broker.answers[scripted.METADATA] = without_leader
+        async with started(KafkaAdmin(broker.settings())) as admin:
+            with pytest.raises(TransportError, match=r"t\[1\] has no leader"):
+                await admin.delete_records({FIRST: 7, SECOND: 8})
+        assert not broker.asked(scripted.DELETE_RECORDS)
 
     with_broker(case)
 
