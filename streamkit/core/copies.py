@@ -33,6 +33,11 @@ class Origin(NamedTuple):
     due: int | None = None
     case: str | None = None  # the dead letter that it was replayed from: partition:offset
 
+    @property
+    def fresh(self) -> bool:
+        """Replayed, and not run since."""
+        return self.case is not None and self.attempts == 0
+
 
 class Cause(NamedTuple):
     """Why a run failed, and in which part of it."""
@@ -43,8 +48,10 @@ class Cause(NamedTuple):
 
 def read_origin(source: str, tier: int, partition: int, offset: int, timestamp: int, headers: Headers) -> Origin:
     """What the record of a tier stands for. Anyone can write to a tier: what is missing or senseless in its headers is
-    taken from its own place. Each tier that it has passed is a run at least."""
+    taken from its own place. Each tier that it has passed is a run at least; but one that was replayed may have passed
+    none."""
     found = dict(headers)
+    case = parse_case(found.get("sk-dlq-id"))
 
     def number(name: str) -> int | None:
         return parse_number(found.get(name))
@@ -58,18 +65,22 @@ def read_origin(source: str, tier: int, partition: int, offset: int, timestamp: 
         number_or("sk-origin-partition", partition),
         number_or("sk-origin-offset", offset),
         number_or("sk-origin-timestamp", timestamp),
-        max(number_or("sk-attempt", tier), tier),
+        max(number_or("sk-attempt", tier), tier if case is None else 0),
         number("sk-first-failed-at"),
         number("sk-failed-at"),
         number("sk-due"),
-        parse_case(found.get("sk-dlq-id")),
+        case,
     )
 
 
 def read_case(headers: Headers) -> str | None:
     """The dead letter that a record was replayed from, as partition:offset; the only one of the framework's headers
     that is believed in a source topic."""
-    return parse_case(dict(headers).get("sk-dlq-id"))
+    case = None
+    for name, value in headers:  # faster than a dict of them, and asked of every record that has headers
+        if name == "sk-dlq-id":
+            case = value
+    return None if case is None else parse_case(case)
 
 
 def user_headers(headers: Headers) -> HeaderList:

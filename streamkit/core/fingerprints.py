@@ -78,11 +78,18 @@ def own_frame(stack: str) -> str | None:
     Not their own are installed packages, the standard library, code without a file, and streamkit itself: told from
     the paths of the machine where it failed, which is another than the one where this is asked.
     """
-    end = len(stack)
-    first = max(0, end - MAX_STACK)
-    while (start := stack.rfind('File "', first, end)) >= 0:
+    first = max(0, len(stack) - MAX_STACK)
+    last = stack.rfind('File "', first)
+    # What comes after the last frame, such as the message, differs from record to record.
+    return None if last < 0 else _innermost(stack[first:last] + stack[last:].partition("\n")[0])
+
+
+@lru_cache(maxsize=256)
+def _innermost(frames: str) -> str | None:
+    end = len(frames)
+    while (start := frames.rfind('File "', 0, end)) >= 0:
         # The next line is the code.
-        found = _own(stack[start:end].partition("\n")[0])
+        found = _own(frames[start:end].partition("\n")[0])
         if found is not None:
             return found
         end = start

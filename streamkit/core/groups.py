@@ -60,18 +60,18 @@ class Groups:
 
 @dataclass(slots=True)
 class AgentTotals:
-    """The cases of one agent. Times are ms since 1970; None: there is none."""
+    """The dead letters of one agent. Times are ms since 1970; None: there is none."""
 
     counts: Counter[Status] = field(default_factory=Counter["Status"])
     oldest_open: int | None = None
     newest: int | None = None  # failure, of any status
-    last_hour: int = 0  # failures, those of replayed cases included
-    classes: Counter[str] = field(default_factory=Counter[str])  # of the errors of open cases
-    other_classes: int = 0  # open cases of further classes
-    failed_again: int = 0  # dead letters of a case that was replayed
+    last_hour: int = 0  # failures, of any status
+    classes: Counter[str] = field(default_factory=Counter[str])  # of the errors of open ones
+    other_classes: int = 0  # open ones of further classes
+    failed_again: int = 0  # after a replay, of any status
 
     def top(self, most: int) -> list[tuple[str, int]]:
-        """The most frequent errors of open cases; those without a class are under ""."""
+        """The most frequent errors of open ones; those without a class are under ""."""
         return sorted(self.classes.items(), key=lambda item: (-item[1], item[0]))[:most]
 
 
@@ -88,8 +88,7 @@ class Totals:
         self.others = 0
 
     def add(self, letter: Letter, status: Status, case: str | None = None) -> None:
-        """Count a dead letter whose case (its own if not given) has this status. One that is of another case counts as
-        a failure, not as a case."""
+        """Count a dead letter of this status; `case` is the letter that its case began with, if that is another."""
         totals = self._of(letter.group)
         if totals is None:
             self.others += 1
@@ -97,9 +96,7 @@ class Totals:
         when = letter.when
         totals.newest = when if totals.newest is None else max(totals.newest, when)
         totals.last_hour += when > self._hour_ago
-        if case is not None and case != letter.id:
-            totals.failed_again += 1
-            return
+        totals.failed_again += case is not None and case != letter.id
         totals.counts[status] += 1
         if status == "open":
             totals.oldest_open = when if totals.oldest_open is None else min(totals.oldest_open, when)

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from streamkit.core.copies import parse_case, parse_number, user_headers
-from streamkit.record import HeaderList, Headers
+from streamkit.record import ConsumedRecord, HeaderList, Headers
 
 LATEST_TIME: Final = 253_402_300_799_999  # ms since 1970: the end of the year 9999, the last that a datetime can show
-
-
-class Stored(Protocol):
-    """A record of a dead letter topic, as a transport gives it."""
-
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Headers: ...
 
 
 class Letter(NamedTuple):
@@ -129,7 +112,7 @@ class Letter(NamedTuple):
         return None if number is None or number > LATEST_TIME else number
 
 
-def letter_of(record: Stored) -> Letter:
+def letter_of(record: ConsumedRecord) -> Letter:
     """The dead letter that a record is, whatever its headers hold."""
     headers = record.headers
     appended = min(max(0, record.timestamp), LATEST_TIME)

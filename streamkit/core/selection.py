@@ -42,10 +42,10 @@ def parse_attempts(text: str) -> Attempts:
 
 
 def parse_header(text: str) -> tuple[str, bytes]:
-    """The name and value of "name=value"; the value may hold further "=". Raises ValueError without a name or "="."""
+    """The name and value of "NAME=VALUE"; the value may hold further "=". Raises ValueError without a name or "="."""
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise ValueError('not a header: write "name=value"')
+        raise ValueError("not a header: write NAME=VALUE")
     return name, value.encode(errors="surrogateescape")
 
 
@@ -58,7 +58,7 @@ def parse_error(text: str) -> re.Pattern[str]:
 
 
 def parse_id(text: str) -> str:
-    """A case as partition:offset. Raises ValueError for anything else."""
+    """A dead letter as partition:offset. Raises ValueError for anything else."""
     case = parse_case(text.encode(errors="replace"))
     if case is None:
         raise ValueError('not the ID of a dead letter: write its partition and offset, as in "0:1234"')
@@ -76,15 +76,15 @@ class Selection:
     until: int | None = None  # and earlier than this
     attempts: Attempts | None = None
     headers: tuple[tuple[str, bytes], ...] = ()  # the user's or the framework's own: all of them are there
-    ids: frozenset[str] | None = None  # cases, as partition:offset
+    ids: frozenset[str] | None = None  # partition:offset
     group: str | None = None  # of the agent that gave it up
     statuses: frozenset[Status] = field(default_factory=frozenset)  # none: any
 
-    def matches(self, letter: Letter, status: Status, case: str | None = None) -> bool:
-        """Whether a dead letter fits, whose case (its own if not given) has this status."""
+    def matches(self, letter: Letter, status: Status) -> bool:
+        """Whether a dead letter of this status fits."""
         return (
             (not self.statuses or status in self.statuses)
-            and (self.ids is None or letter.id in self.ids or case in self.ids)
+            and (self.ids is None or letter.id in self.ids)
             and (self.group is None or letter.group == self.group)
             and (self.key is None or letter.key == self.key)
             and (self.attempts is None or self.attempts.holds(letter.attempts))

@@ -178,6 +178,20 @@ def test_a_record_of_a_tier_has_run_as_often_as_there_are_tiers_before_it() -> N
     assert read_origin("orders", 3, 0, 0, 0, [("sk-attempt", b"12")]).attempts == 12
 
 
+@pytest.mark.parametrize(("attempt", "attempts"), [(b"0", 0), (b"1", 1), (b"12", 12), (b"-1", 3), (None, 3)])
+def test_a_replayed_record_of_a_tier_has_run_as_often_as_it_says(attempt: bytes | None, attempts: int) -> None:
+    headers = [("sk-attempt", attempt), ("sk-dlq-id", b"0:7")]
+    assert read_origin("orders", 3, 0, 0, 0, headers).attempts == attempts
+    assert read_origin("orders", 3, 0, 0, 0, [("sk-attempt", attempt), ("sk-dlq-id", b"7")]).attempts == max(
+        3, attempts
+    )
+
+
+@pytest.mark.parametrize(("case", "attempts", "fresh"), [("0:7", 0, True), ("0:7", 1, False), (None, 0, False)])
+def test_a_record_that_was_replayed_is_fresh_until_it_runs(case: str | None, attempts: int, fresh: bool) -> None:
+    assert ORIGIN._replace(case=case, attempts=attempts).fresh == fresh
+
+
 def test_the_largest_number_is_that_of_64_bits() -> None:
     assert read_origin("orders", 1, 0, 0, 0, [("sk-origin-offset", b"9223372036854775807")]).offset == 2**63 - 1
 
@@ -215,6 +229,7 @@ def test_the_case_that_a_record_belongs_to_is_carried_if_it_can_be_one(value: by
 
 def test_a_record_that_was_never_a_dead_letter_belongs_to_no_case() -> None:
     assert read_case([("a", b"1")]) is None
+    assert read_case([("sk-dlq-id", b"1:2"), ("sk-dlq-id", b"3:4")]) == "3:4"
 
 
 class Own(Exception):

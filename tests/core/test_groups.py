@@ -50,12 +50,12 @@ def test_totals_are_those_of_each_agent() -> None:
     assert (other.oldest_open, other.newest, other.last_hour) == (None, 4, 0)
 
 
-def test_a_letter_that_failed_again_is_a_failure_and_no_case() -> None:
+def test_a_letter_that_failed_again_is_counted_as_that_too() -> None:
     totals = Totals(now=HOUR)
     totals.add(letter("0:9", group=b"a", failed_at=b"%d" % HOUR, error_class=b"E"), "replayed", "0:1")
     one = totals.agents()["a"]
     assert (one.failed_again, one.last_hour, one.newest) == (1, 1, HOUR)
-    assert not one.counts
+    assert one.counts == {"replayed": 1}
     assert one.top(5) == []
 
 

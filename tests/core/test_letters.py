@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from streamkit.core.copies import Cause, Origin, dead_letter_headers
 from streamkit.core.letters import LATEST_TIME, Letter, letter_of
 from streamkit.record import HeaderList
-from tests.core.letter_support import Stored, letter
+from tests.core.letter_support import Raw, letter
 
 READ = [name for name, attribute in vars(Letter).items() if isinstance(attribute, property) and name != "user_headers"]
 
@@ -23,7 +23,7 @@ def test_a_letter_says_what_the_worker_wrote() -> None:
         cause=Cause(OSError("no route"), "sink"),
         omitted="key,value",
     )
-    read = letter_of(Stored(3, 9, 8_000, b"k", b"v", headers))
+    read = letter_of(Raw(3, 9, 8_000, b"k", b"v", headers))
     assert read[:5] == (3, 9, 8_000, b"k", b"v")
     assert read.id == "3:9"
     assert (read.origin_topic, read.origin_partition, read.origin_offset) == ("orders", 3, 42)
@@ -36,7 +36,7 @@ def test_a_letter_says_what_the_worker_wrote() -> None:
 
 
 def test_a_record_that_no_worker_wrote_says_nothing_and_failed_when_it_was_appended() -> None:
-    read = letter_of(Stored(1, 2, 3_000))
+    read = letter_of(Raw(1, 2, 3_000))
     said = {name: getattr(read, name) for name in READ}
     assert {name: value for name, value in said.items() if value is not None} == {
         "id": "1:2",
@@ -56,7 +56,7 @@ def test_a_record_that_no_worker_wrote_says_nothing_and_failed_when_it_was_appen
     timestamp=st.integers(-(1 << 63), (1 << 63) - 1),
 )
 def test_nothing_in_a_record_makes_reading_it_fail(headers: HeaderList, timestamp: int) -> None:
-    read = letter_of(Stored(0, 0, timestamp, None, None, headers))
+    read = letter_of(Raw(0, 0, timestamp, None, None, headers))
     for name in READ:
         getattr(read, name)
     assert 0 <= read.appended <= LATEST_TIME
