@@ -158,6 +158,11 @@ def dead_letter_topic(topic: str) -> str:
     return f"{topic}.dlq"
 
 
+def state_topic(dead_letters: str) -> str:
+    """The name of the topic that says what became of the dead letters of this one."""
+    return f"{dead_letters}.state"
+
+
 def _retry(
     label: str,
     waits: tuple[float, ...],

@@ -72,6 +72,7 @@ PARKING = "streamkit/runtime/parking.py"
 RETRIES = "tests/runtime/test_retries.py"
 RETRIED_BATCHES, RETRIED_LOOPS = "tests/runtime/test_retries_of_batches.py", "tests/runtime/test_retries_of_loops.py"
 RETRIED_KEYS, DUE_TIMES = "tests/runtime/test_retries_by_key.py", "tests/runtime/test_due_times.py"
+CASE_RUNS, CASE_RUNS_TESTS = "streamkit/runtime/case_runs.py", "tests/runtime/test_case_runs.py"
 STUCK_COPIES, TRIPPED = "tests/runtime/test_copies_that_fail.py", "tests/runtime/test_breaker.py"
 RETRIED_OUTPUTS, RETRIES_MODEL = "tests/runtime/test_retries_and_outputs.py", "tests/runtime/test_retries_model.py"
 
@@ -572,7 +573,7 @@ MUTANTS = [
     Mutant(
         "a forged header sets attempts back",
         COPIES,
-        'max(number_or("sk-attempt", tier), tier)',
+        'max(number_or("sk-attempt", tier), tier if case is None else 0)',
         'number_or("sk-attempt", tier)',
         COPIES_TESTS,
     ),
@@ -793,15 +794,15 @@ MUTANTS = [
     Mutant(
         "a copy is not awaited before the lane goes on",
         FATES,
-        "cause, partial(self._moved, delivery, cause.error))",
-        "cause, lambda move: None)\n            self._moved(delivery, cause.error, decision)",
+        "decision, cause, self._moved)",
+        "decision, cause, lambda copy: None)\n            self._resolve(delivery)",
         f"{RETRIES} {STUCK_COPIES}",
     ),
     Mutant(
         "a copy is not awaited before the lane goes on: found by the model",
         FATES,
-        "cause, partial(self._moved, delivery, cause.error))",
-        "cause, lambda move: None)\n            self._moved(delivery, cause.error, decision)",
+        "decision, cause, self._moved)",
+        "decision, cause, lambda copy: None)\n            self._resolve(delivery)",
         RETRIES_MODEL,
     ),
     Mutant(
@@ -819,12 +820,12 @@ MUTANTS = [
         RETRIED_BATCHES,
     ),
     Mutant("what waits is kept when it is given back", PARKING, "self._waiting.clear()", "pass", DUE_TIMES),
-    Mutant("a tier's records run at once", INTAKE, "if self._wait_for_retries:", "if False:", DUE_TIMES),
+    Mutant("a tier's records run at once", INTAKE, "if self._wait_for_retries and", "if False and", DUE_TIMES),
     Mutant(
         "a tier's records run at once: found by the model",
         INTAKE,
-        "if self._wait_for_retries:",
-        "if False:",
+        "if self._wait_for_retries and",
+        "if False and",
         RETRIES_MODEL,
     ),
     Mutant(
@@ -918,6 +919,42 @@ MUTANTS = [
         "if type(delivery.argument) is not Undecodable:",
         "if True:",
         TRIPPED,
+    ),
+    Mutant(
+        "a replay has run as often as there are tiers before it",
+        COPIES,
+        "tier if case is None else 0",
+        "tier",
+        f"{COPIES_TESTS} {CASE_RUNS_TESTS}",
+    ),
+    Mutant("a replay waits like what has failed", INTAKE, " and not origin.fresh", "", CASE_RUNS_TESTS),
+    Mutant(
+        "what goes to a tier is told to be handled",
+        CASE_RUNS,
+        "mine.cases.pop(copy.delivery.sequence, None)",
+        "mine.cases.get(copy.delivery.sequence)",
+        CASE_RUNS_TESTS,
+    ),
+    Mutant(
+        "what is run again elsewhere is told",
+        CASE_RUNS,
+        "if delivery is None or mine.window.closed:",
+        "if delivery is None:",
+        CASE_RUNS_TESTS,
+    ),
+    Mutant(
+        "an earlier run of a case is told after a later one",
+        CASE_RUNS,
+        "if at < self._told.get(run, at):",
+        "if False:",
+        CASE_RUNS_TESTS,
+    ),
+    Mutant(
+        "an agent ends because its state topic cannot be told",
+        CASE_RUNS,
+        "except Exception as error:",
+        "except TransportError as error:",
+        CASE_RUNS_TESTS,
     ),
     *(Mutant(*parts) for parts in WORKAROUNDS),
 ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import streamkit.retry
 from streamkit import DeclarationError, Reject, Retry, RetryLater, Skip
-from streamkit.retry import dead_letter_topic, tier_topic, tier_topics
+from streamkit.retry import dead_letter_topic, state_topic, tier_topic, tier_topics
 
 A_DURATION = 'not a duration: write "250ms", "5s", "10m", "2h" or "7d", or give a timedelta'
 YEAR = 365 * 86_400
@@ -195,3 +195,4 @@ def test_names_follow_from_topic_group_and_number() -> None:
     assert tier_topics("orders", "g", Retry.delays("1s", "2s")) == ["orders.g.retry-1", "orders.g.retry-2"]
     assert tier_topics("orders", "g", Retry.in_place(3)) == tier_topics("orders", "g", None) == []
     assert dead_letter_topic("orders.v1") == "orders.v1.dlq"
+    assert state_topic("orders.v1.dlq") == "orders.v1.dlq.state"

@@ -34,7 +34,7 @@ Move = ToTier | ToDeadLetters
 class Copy:
     """One record's copy, until it is acknowledged."""
 
-    __slots__ = ("cause", "delivery", "failed_at", "move", "on_stored", "reduced", "since", "topic")
+    __slots__ = ("cause", "delivery", "failed_at", "move", "on_stored", "place", "reduced", "since", "topic")
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Copy:
         topic: str,
         cause: Cause,
         failed_at: int,
-        on_stored: Callable[[Move], None],
+        on_stored: Callable[[Copy], None],
     ) -> None:
         self.delivery = delivery
         self.move = move
@@ -53,6 +53,7 @@ class Copy:
         self.on_stored = on_stored
         self.reduced = 0  # how much was left out because it was too large: an index of the forms
         self.since = inf  # loop time from which on its answer is awaited
+        self.place: tuple[int, int] | None = None  # partition and offset, once it is stored and if the brokers say so
 
 
 class Stuck:
@@ -121,7 +122,7 @@ class Copier:
         self._clock: Callable[[], float] = float  # the loop's, once it runs
         slots.blocked = self._blocked
 
-    def send(self, delivery: Delivery, move: Move, cause: Cause, on_stored: Callable[[Move], None]) -> None:
+    def send(self, delivery: Delivery, move: Move, cause: Cause, on_stored: Callable[[Copy], None]) -> None:
         """`on_stored` is told where it has gone in the end, and never called if the partition is given back first."""
         topic, failed_at = self._topic(delivery, move), round(self._wall() * 1000)
         self._gathered.append(Copy(delivery, move, topic, cause, failed_at, on_stored))
@@ -222,13 +223,19 @@ class Copier:
         copy.topic = self._topic(copy.delivery, copy.move)
         return True
 
+    def placed(self, items: Sequence[OutputItem], partition: int, first: int) -> None:
+        """Where the brokers have them; `acknowledged` follows."""
+        for offset, item in enumerate(items, first):
+            assert type(item.owner) is Delivery
+            self._under_way[item.owner].place = partition, offset
+
     def acknowledged(self, items: Sequence[OutputItem]) -> None:
         """The brokers have these copies."""
         for item in items:
             copy = self._landed(item)
             self._too_large.discard(copy)
             self._release(copy.topic)
-            copy.on_stored(copy.move)
+            copy.on_stored(copy)
         self._progressed()
 
     def rejected(self, item: OutputItem, _route: Route, error: TransportError) -> None:

@@ -12,8 +12,8 @@ import msgspec
 from streamkit.core.flow import Load
 from streamkit.core.offset_map import SkipList
 from streamkit.core.offsets import OffsetWindow
-from streamkit.record import Headers, TopicPartition
-from streamkit.transport.base import CommittedOffset, ConsumedRecord
+from streamkit.record import ConsumedRecord, Headers, TopicPartition
+from streamkit.transport.base import CommittedOffset
 
 if TYPE_CHECKING:
     from streamkit.runtime.emitter import Emitter
@@ -27,6 +27,7 @@ class AssignedPartition:
 
     __slots__ = (
         "bytes",
+        "cases",
         "committed",
         "emitter",
         "flights",
@@ -60,6 +61,7 @@ class AssignedPartition:
         self.bytes = 0  # of the records not settled
         self.outputs = 0  # unacknowledged
         self.settling: list[int] = []  # sequences to settle at the end of this loop step
+        self.cases: dict[int, Delivery] = {}  # by sequence, the unsettled records that were replayed: hardly ever any
         self.flights: set[Flight] = set()
 
     @property

@@ -7,7 +7,6 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -18,13 +17,13 @@ from streamkit.core.copies import Cause
 from streamkit.core.failures import HOLD, STOP, Decision, Failure, InPlace, ToDeadLetters, ToTier, decide
 from streamkit.errors import Stage, named
 from streamkit.observe.slots import AgentSlots
-from streamkit.runtime.copier import Copier, Move
+from streamkit.runtime.copier import Copier, Copy
 from streamkit.runtime.delivery import Bundle, Delivery, Owner
 from streamkit.runtime.events import Fates
 from streamkit.runtime.gate import Gate
 from streamkit.runtime.intake import Undecodable
 from streamkit.runtime.parking import Parking
-from streamkit.runtime.returned import again, attempt_of
+from streamkit.runtime.returned import again, attempt_of, origin_of
 from streamkit.runtime.settlement import Settlement
 
 log = logging.getLogger(__name__)
@@ -53,11 +52,13 @@ class Failures:
         *,
         stop: Stop,
         report: Callable[[Delivery, BaseException], None],
+        case_moved: Callable[[Copy], None],
         wait_for_retries: bool,
         wall: Callable[[], float],
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`stop` is told of what ends the agent, `report` of each dead letter."""
+        """`stop` is told of what ends the agent, `report` of each dead letter, `case_moved` of copies that are
+        stored, some of which may be of replayed records."""
         self._agent = agent
         self._copier = copier
         self._gate = gate
@@ -65,6 +66,7 @@ class Failures:
         self._slots = slots
         self._stop = stop
         self._report = report
+        self._case_moved = case_moved
         self._wait_for_retries = wait_for_retries
         self._wall = wall
         self._chance = chance
@@ -159,11 +161,10 @@ class Failures:
     # Carrying out
 
     def _decide(self, delivery: Delivery, stage: Stage, cause: BaseException, late: bool) -> Decision:
-        tier = delivery.partition.tier
         failure = Failure(
             error=cause,
             stage=stage,
-            tier=0 if tier is None else tier.number,
+            tier=_tiers_passed(delivery),
             runs=attempt_of(delivery.record),
             in_place=delivery.in_place,
             again=not delivery.left,
@@ -224,7 +225,7 @@ class Failures:
                 self._report(delivery, cause.error)
             else:
                 self._tell(delivery, decision, cause.error)
-            self._copier.send(delivery, decision, cause, partial(self._moved, delivery, cause.error))
+            self._copier.send(delivery, decision, cause, self._moved)
         else:
             self._slots.processed_filtered += 1
             self._resolve(delivery)
@@ -247,7 +248,8 @@ class Failures:
         )
         self._told_at, self._untold = now, 0
 
-    def _moved(self, delivery: Delivery, error: BaseException, move: Move) -> None:
+    def _moved(self, copy: Copy) -> None:
+        delivery, move = copy.delivery, copy.move
         if isinstance(move, ToTier):
             self._slots.processed_retried += 1
             self._slots.retries[move.number] += 1
@@ -255,7 +257,9 @@ class Failures:
             self._slots.processed_dead_lettered += 1
             self._slots.dead_letters[move.reason] += 1
             if move.reason == "too_large":  # it was on its way to a tier: nobody has been told yet
-                self._report(delivery, error)
+                self._report(delivery, copy.cause.error)
+        if delivery.partition.cases:
+            self._case_moved(copy)
         self._resolve(delivery)
 
     def _resolve(self, delivery: Delivery) -> None:
@@ -328,6 +332,15 @@ def _let_leave(bundle: Bundle, decisions: Mapping[Delivery, Decision]) -> None:
         bundle.leaving = [delivery for delivery, decision in decisions.items() if not _runs_again(decision)]
         for delivery in bundle.leaving:
             delivery.outputs += 1
+
+
+def _tiers_passed(delivery: Delivery) -> int:
+    """By the topic that it was read from. What was replayed into the first tier, and has not run but here, has all of
+    them before it; its copy says that it has run, so that no header leads around in a circle."""
+    tier, origin = delivery.partition.tier, origin_of(delivery.record)
+    if tier is None or (origin.case is not None and origin.attempts == delivery.in_place):
+        return 0
+    return tier.number
 
 
 def _runs_again(decision: Decision) -> bool:

@@ -13,7 +13,7 @@ from streamkit.core.due import remaining
 from streamkit.core.flow import Flow, FlowLimits, next_fetch
 from streamkit.core.offset_map import SkipList
 from streamkit.observe.slots import AgentSlots
-from streamkit.record import TopicPartition
+from streamkit.record import ConsumedRecord, TopicPartition
 from streamkit.retry import tier_topic
 from streamkit.runtime.committer import Committer
 from streamkit.runtime.delivery import WHOLE_PARTITION, AssignedPartition, Delivery
@@ -23,7 +23,7 @@ from streamkit.runtime.parking import Due, Parking
 from streamkit.runtime.retry_topics import Tier
 from streamkit.runtime.returned import from_tier
 from streamkit.settings import Settings
-from streamkit.transport.base import ConsumedRecord, Consumer, OffsetOutOfRange
+from streamkit.transport.base import Consumer, OffsetOutOfRange
 
 POLL_RECORDS = 500  # more only outgrow the processor's cache
 POLL_TIMEOUT = 0.2
@@ -80,10 +80,12 @@ class Intake:
         committer: Committer,
         slots: AgentSlots,
         *,
+        note_cases: Callable[[AssignedPartition, Sequence[Delivery]], None] | None,
         tripped: Callable[[], bool],
         wait_for_retries: bool,
         wall: Callable[[], float],
     ) -> None:
+        """`note_cases` is shown the records that have headers and are to run, unless it is None."""
         self._consumer = consumer
         self._membership = membership
         self._work = work
@@ -93,6 +95,7 @@ class Intake:
             FlowLimits(settings.max_partition_unsettled, settings.window, settings.max_records, settings.max_bytes)
         )
         self._lane_key = lane_key(agent)
+        self._note_cases = note_cases
         self._tripped = tripped
         self._group = agent.group
         self._wait_for_retries = wait_for_retries
@@ -180,18 +183,24 @@ class Intake:
         if seen:
             records = records[seen:]
         self._slots.consumed[mine.partition.topic] += len(records)
-        lane_key, part = self._lane_key, mine.part
+        lane_key, part, note_cases = self._lane_key, mine.part, self._note_cases
         deliveries: list[Delivery] = []
+        with_headers: list[Delivery] = []
         size = 0
         for record in records:
             key, value = record.key, record.value
             cost = RECORD_COST + (len(value) if value else 0) + (len(key) if key else 0)
             size += cost
             deliveries.append(Delivery(record, sequence, mine, part, cost, key))
+            if note_cases is not None and record.headers:  # here, while it is in the processor's cache
+                with_headers.append(deliveries[-1])
             sequence += 1
         mine.bytes += size
         if mine.skip is not None:
             deliveries = self._without_settled(mine, deliveries, mine.skip)
+            with_headers = [delivery for delivery in deliveries if delivery.record.headers]
+        if with_headers and note_cases is not None:
+            note_cases(mine, with_headers)
         if mine.tier is not None:
             self._park(mine.tier, deliveries)
             return
@@ -228,8 +237,8 @@ class Intake:
             if lane_key is not None:
                 delivery.lane = lane_key(delivery)
             due = now
-            if self._wait_for_retries:
-                origin = record.origin
+            origin = record.origin
+            if self._wait_for_retries and not origin.fresh:
                 due += remaining(wall, appended, origin.due, origin.failed, _longest_wait(tier, origin))
             delivery.argument = Due(due, delivery.argument)
             waiting.append((due, delivery))

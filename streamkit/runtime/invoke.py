@@ -9,13 +9,12 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 from streamkit.agent import Agent
-from streamkit.record import Record
+from streamkit.record import ConsumedRecord, Record
 from streamkit.runtime.delivery import Bundle, Delivery, Owner, current
 from streamkit.runtime.events import Events
 from streamkit.runtime.returned import Returned, attempt_of
 from streamkit.stream import Stream
 from streamkit.topic import Topic
-from streamkit.transport.base import ConsumedRecord
 
 Decode = Callable[[ConsumedRecord], Any]
 CurrentOwner = Callable[[], Owner]  # of an output that is made now

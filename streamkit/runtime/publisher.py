@@ -36,6 +36,12 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 OUTCOME_TIMEOUT = 5.0  # for the other batches of a broken producer, once it is broken
 
 
+def size_of(key: bytes | None, value: bytes | None, headers: HeaderList) -> int:
+    """What `Publisher.put`, where it stands in line, counts a record as: bytes, at the most."""
+    names = sum(len(name) + len(text or b"") + 10 for name, text in headers)
+    return len(key or b"") + len(value or b"") + names + RECORD_OVERHEAD
+
+
 class OutputItem(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One output. A Struct, because one is made for every output, and out of the collector's sight: no cycle goes
     through it."""
@@ -118,13 +124,16 @@ class Publisher:
         nothing_ready: Callable[[], bool],
         acknowledged: Callable[[Sequence[OutputItem]], None],
         rejected: Callable[[OutputItem, Route, TransportError], None],
+        placed: Callable[[Sequence[OutputItem], int, int], None] | None = None,
     ) -> None:
+        """`placed` is told, before `acknowledged`, in which partition outputs are, and from which offset on."""
         self._make_producer = make_producer
         self._settings = settings
         self._slots = slots
         self._nothing_ready = nothing_ready
         self._acknowledged = acknowledged
         self._rejected = rejected
+        self._placed = placed
         self._producer: Producer = make_producer()  # it makes batches before it is connected, too
         self._connected = False
         self._numbers = count()
@@ -157,6 +166,10 @@ class Publisher:
         largest = largest or self._settings.max_request_size
         limit = min(largest, max_message_bytes or largest)
         self._routes[topic] = Route(topic, partitions, limit, self._slots.output(topic))
+
+    def limit(self, topic: str) -> int:
+        """Bytes that a record for it may have, as `size_of` counts them. Raises KeyError for an unknown topic."""
+        return self._routes[topic].limit
 
     def partition_count(self, topic: str) -> int:
         """Raises KeyError for an unknown topic."""
@@ -330,6 +343,8 @@ class Publisher:
         self._forget(size)
         if self._awaited:
             self._tell(items, route.topic, partition, stored.offset)
+        if self._placed is not None and stored.offset >= 0:
+            self._placed(items, partition, stored.offset)
         self._acknowledged(items)
 
     def _tell(self, items: Sequence[OutputItem], topic: str, partition: int, first: int) -> None:

@@ -7,9 +7,8 @@ from typing import final
 import msgspec
 
 from streamkit.core.copies import Origin, read_case, read_origin, user_headers
-from streamkit.record import Headers
+from streamkit.record import ConsumedRecord, Headers
 from streamkit.runtime.retry_topics import Tier
-from streamkit.transport.base import ConsumedRecord
 
 
 @final
@@ -72,6 +71,13 @@ def again(record: ConsumedRecord, failed: int) -> Returned:
     first = failed if origin.first_failed is None else origin.first_failed
     origin = origin._replace(attempts=origin.attempts + 1, first_failed=first)
     return Returned(record.key, record.value, record.headers, origin)
+
+
+def case_of(record: ConsumedRecord) -> str | None:
+    """The dead letter that it was replayed from, as partition:offset."""
+    if type(record) is Returned:
+        return record.origin.case
+    return read_case(record.headers) if record.headers else None
 
 
 def attempt_of(record: ConsumedRecord) -> int:

@@ -15,6 +15,7 @@ from streamkit.errors import LostRange, RecordFailed, Stage, StreamkitError, Tra
 from streamkit.observe.slots import AgentSlots, WorkerSlots
 from streamkit.record import Record, TopicPartition
 from streamkit.runtime.batch_pool import BatchPool
+from streamkit.runtime.case_runs import CaseRuns
 from streamkit.runtime.committer import Committer
 from streamkit.runtime.copier import Copier
 from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Owner
@@ -105,6 +106,7 @@ class Runner:
             nothing_ready=lambda: True,
             acknowledged=lambda items: self._copier.acknowledged(items),
             rejected=lambda item, route, error: self._copier.rejected(item, route, error),
+            placed=lambda items, partition, first: self._copier.placed(items, partition, first),
         )
         for name, info in topics.routes.items():
             # Not bounded by max_request_size: what came in must go out again, with its headers.
@@ -125,6 +127,7 @@ class Runner:
             agent, self.emitter, self._settlement, self.slots, self
         )
         self._copier: Copier = Copier(agent, self.copies, self.slots, wall, self.progressed, lambda: self._pool.plenty)
+        self._case_runs = CaseRuns(agent, settings, admin, transport.producer, wall)
         self._failures = Failures(
             agent,
             self._pool,
@@ -134,6 +137,7 @@ class Runner:
             self.slots,
             stop=self._stop_at,
             report=self._report,
+            case_moved=self._case_runs.moved,
             wait_for_retries=wait_for_retries,
             wall=wall,
         )
@@ -158,12 +162,14 @@ class Runner:
             self._pool,
             self._committer,
             self.slots,
+            note_cases=self._case_runs.note if agent.dead_letters else None,
             tripped=lambda: self._gate.tripped,
             wait_for_retries=wait_for_retries,
             wall=wall,
         )
         self.slots.oldest_due = self._intake.returning.oldest_due
         self._settlement.on_settled = self._settled
+        self._settlement.on_cases = self._case_runs.settled
         self._settlement.on_acknowledged = self.membership.progressed
         self.failed, self.failed_batch = self._failures.failed, self._failures.failed_batch
         self.failed_before = self._failures.failed_before
@@ -183,6 +189,7 @@ class Runner:
             await self.publisher.stop()
             await self.copies.stop()
             await self._consumer.stop()
+            await self._case_runs.stop()  # last: others need not wait for it
         if self._failure is not None:
             raise self._failure
 
@@ -205,6 +212,7 @@ class Runner:
                     self._committer.run(),
                     self.publisher.run(),
                     self.copies.run(),
+                    self._case_runs.run(),
                     self._watch(),
                 )
             ]

@@ -22,6 +22,7 @@ class Settlement:
         self._scheduled = False
         self.on_settled: Callable[[int], None] = lambda records: None
         self.on_acknowledged: Callable[[], None] = lambda: None
+        self.on_cases: Callable[[AssignedPartition], None] = lambda mine: None
         self.failing: MutableMapping[Hashable, float] = {}  # the breaker's keys whose last run has failed
         # Of those that had outputs: how many, and how many of them are the breaker's probes.
         self.on_succeeded: Callable[[int, int], None] = lambda records, probes: None
@@ -86,6 +87,8 @@ class Settlement:
         settled = 0
         for mine in self._partitions().values():
             if mine.settling:
+                if mine.cases:
+                    self.on_cases(mine)
                 settled += mine.window.settle_all(mine.settling)
                 mine.settling.clear()
         if settled:

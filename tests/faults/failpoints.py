@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from streamkit.core.failures import ToDeadLetters, ToTier
+from streamkit.core.failures import ToDeadLetters
 from streamkit.record import TopicPartition
 from streamkit.runtime.copier import Copier, Copy
 from streamkit.runtime.delivery import Delivery
@@ -139,19 +139,19 @@ class _Trap:
     def _before_moved(self) -> None:
         moved = Failures._moved
 
-        def watched(failures: Failures, delivery: Delivery, error: BaseException, move: ToTier | ToDeadLetters) -> None:
-            if self._goes(delivery, isinstance(move, ToDeadLetters)):
-                self._passes(delivery)
-            moved(failures, delivery, error, move)
+        def watched(failures: Failures, copy: Copy) -> None:
+            if self._goes(copy.delivery, isinstance(copy.move, ToDeadLetters)):
+                self._passes(copy.delivery)
+            moved(failures, copy)
 
         _replace(Failures, "_moved", watched)
 
     def _between_release_and_settling(self) -> None:
         moved, settle = Failures._moved, Failures._settle
 
-        def watched(failures: Failures, delivery: Delivery, error: BaseException, move: ToTier | ToDeadLetters) -> None:
-            self._settling = delivery if self._goes(delivery, isinstance(move, ToDeadLetters)) else None
-            moved(failures, delivery, error, move)
+        def watched(failures: Failures, copy: Copy) -> None:
+            self._settling = copy.delivery if self._goes(copy.delivery, isinstance(copy.move, ToDeadLetters)) else None
+            moved(failures, copy)
             self._settling = None
 
         def settled(failures: Failures, delivery: Delivery) -> None:
@@ -181,10 +181,10 @@ class _Trap:
     def _arm_when_moved(self) -> None:
         moved = Failures._moved
 
-        def watched(failures: Failures, delivery: Delivery, error: BaseException, move: ToTier | ToDeadLetters) -> None:
-            moved(failures, delivery, error, move)
-            if self._goes(delivery, isinstance(move, ToDeadLetters)):
-                self._note_settled(delivery)
+        def watched(failures: Failures, copy: Copy) -> None:
+            moved(failures, copy)
+            if self._goes(copy.delivery, isinstance(copy.move, ToDeadLetters)):
+                self._note_settled(copy.delivery)
 
         _replace(Failures, "_moved", watched)
 
