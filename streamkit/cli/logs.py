@@ -49,6 +49,11 @@ def configure_logs(format: str, level: str) -> None:
         )
 
 
+def configure_logs_of_command(settings: Settings) -> None:
+    """From warnings on, unless a level was asked for: a command says on its own what it does, and ends."""
+    configure_logs(settings.log_format, "warning" if settings.is_default("log_level") else settings.log_level)
+
+
 class ClientMessages(logging.Filter):
     """Lets through what aiokafka says, but the same message only once in `REPEATED_AFTER` seconds.
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from streamkit.cli.destination import BadRecord, Encoding
+from streamkit.core.selection import parse_header
 from streamkit.errors import UsageError
 from streamkit.record import HeaderList
 
@@ -84,8 +85,8 @@ def parse_headers(given: Sequence[str]) -> list[tuple[str, bytes | None]]:
     """`NAME=VALUE` each. Raises UsageError."""
     headers: list[tuple[str, bytes | None]] = []
     for text in given:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise UsageError(f"--header {text!r}: write NAME=VALUE")
-        headers.append((name, value.encode(errors="surrogateescape")))
+        try:
+            headers.append(parse_header(text))
+        except ValueError as error:
+            raise UsageError(f"--header {text!r}: {error}") from error
     return headers

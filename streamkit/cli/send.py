@@ -43,11 +43,11 @@ def send(topic: str, brokers: str | None, **given: Any) -> None:
     import asyncio
 
     from streamkit.cli.destination import destination
-    from streamkit.cli.logs import configure_logs
+    from streamkit.cli.logs import configure_logs_of_command
 
     to = destination(topic)
     settings = to.settings(brokers)
-    configure_logs(settings.log_format, "warning" if settings.is_default("log_level") else settings.log_level)
+    configure_logs_of_command(settings)
     raise SystemExit(asyncio.run(_send(to, settings, options)))
 
 

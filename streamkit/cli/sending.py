@@ -34,7 +34,7 @@ class Recipient(Protocol):
     put_count: int
     acknowledged: int
 
-    async def put(self, record: Outgoing) -> None: ...
+    async def put(self, topic: str, record: Outgoing) -> None: ...
     async def flush(self) -> None: ...
 
 
@@ -44,7 +44,7 @@ class Checked:
     def __init__(self) -> None:
         self.put_count = self.acknowledged = 0
 
-    async def put(self, record: Outgoing) -> None:
+    async def put(self, topic: str, record: Outgoing) -> None:
         self.put_count = self.acknowledged = self.put_count + 1
 
     async def flush(self) -> None: ...
@@ -106,7 +106,7 @@ class Sending:
     async def _feed(self, recipient: Recipient) -> None:
         for record in self.records:
             try:
-                await recipient.put(record)
+                await recipient.put(self.topic, record)
             except BadRecord as error:
                 raise UsageError(str(error)) from error
         if self.descriptor is not None:
@@ -129,7 +129,7 @@ class Sending:
 
     async def _put(self, recipient: Recipient, number: int, line: bytes) -> None:
         try:
-            await recipient.put(self.form.read(line))
+            await recipient.put(self.topic, self.form.read(line))
         except BadRecord as error:
             if not self.skip_bad:
                 raise self._bad_line(number, error) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -26,6 +27,26 @@ def exit_on_signals() -> None:
 
     for number in SIGNALS:
         signal.signal(number, handle)
+
+
+class Stop:
+    """Set by the first signal, once it listens: come to an end in order. The second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.signal: signal.Signals | None = None
+
+    def listen(self) -> None:
+        take_signals(asyncio.get_running_loop(), self._stop, _end_now)
+
+    def _stop(self, number: signal.Signals) -> None:
+        self.signal = number
+        self.event.set()
+
+
+def _end_now(code: int) -> None:
+    logging.shutdown()
+    os._exit(code)
 
 
 def take_signals(

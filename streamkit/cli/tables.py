@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Iterator, Sequence
 
 from streamkit.cli.inventory import AgentRow, Inventory, TopicRow
+from streamkit.cli.paper import console, table
 from streamkit.durations import show_duration
 
 NOTHING = "–"
@@ -15,17 +13,17 @@ NOTHING = "–"
 
 def show(inventory: Inventory) -> None:
     """Print it: in 80 columns and without colours where standard output is no terminal."""
-    console = Console(highlight=False, emoji=False, markup=False)
+    paper = console()
     headings = ("agent", "shape", "concurrency", "order", "topics → sink, group, retries")
-    agents = _table(headings, map(_agent, inventory.agents))
-    topics = _table(("topic", "declared partitions", "exists", "partitions"), map(_topic, inventory.topics))
-    console.print(agents, "", topics, sep="\n")
+    agents = table(headings, map(_agent, inventory.agents))
+    topics = table(("topic", "declared partitions", "exists", "partitions"), map(_topic, inventory.topics))
+    paper.print(agents, "", topics, sep="\n")
     if inventory.error is not None:
-        console.print(f"\nThe cluster at {inventory.brokers} could not be asked: {inventory.error}", soft_wrap=True)
+        paper.print(f"\nThe cluster at {inventory.brokers} could not be asked: {inventory.error}", soft_wrap=True)
     for kind, names in inventory.orphans.items():
         if names:
-            console.print(f"\nOrphaned {kind}, which app {inventory.app} does not declare any more:")
-            console.print(*(f"  {name}" for name in names), sep="\n", soft_wrap=True)
+            paper.print(f"\nOrphaned {kind}, which app {inventory.app} does not declare any more:")
+            paper.print(*(f"  {name}" for name in names), sep="\n", soft_wrap=True)
 
 
 def _agent(row: AgentRow) -> Sequence[str]:
@@ -48,12 +46,3 @@ def _retries(row: AgentRow) -> Iterator[str]:
 def _topic(row: TopicRow) -> Sequence[str]:
     exists = {True: "yes", False: "no", None: "?"}[row.exists]
     return row.name, str(row.declared_partitions or NOTHING), exists, str(row.partitions or NOTHING)
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
