@@ -13,7 +13,14 @@ from tests.kafka.required import required
 from tests.kafka.server import ExistingKafka, GenuineKafka, genuine_kafka
 
 THREAD_ENDS_SECONDS = 5.0
-ON_KAFKA = ("tests/faults/", "tests/kafka/", "tests/transport/", "tests/cli/test_send.py::test_lines_arrive_on_kafka")
+ON_KAFKA = (
+    "tests/faults/",
+    "tests/kafka/",
+    "tests/transport/",
+    "tests/cli/test_send.py::test_lines_arrive_on_kafka",
+    "tests/cli/test_dlq_genuine.py",
+    "tests/cli/test_dlq_purge.py::test_it_removes_on_a_genuine_kafka",
+)
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,23 @@
 """`streamkit dlq`: dead letters counted, grouped, found and exported."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from click.testing import CliRunner, Result
 
 from streamkit.cli.embedded import EmbeddedBroker
-from streamkit.cli.group import group
 from streamkit.record import HeaderList
 from streamkit.transport.memory import MemoryBroker, named_broker
+from tests.cli.dlq_support import STATE, STATE_CONFIG
+from tests.cli.dlq_support import invoke as dlq
 from tests.cli.support import program, streamkit
+from tests.cli.test_docs import SECTIONS
 
 FAILED = 1_700_000_000_000  # ms: 2023-11-14 22:13:20 UTC
 MINUTE = 60_000
+DESCRIBED = set(re.findall(r"`(\w+)`", SECTIONS["dlq"].partition("| Key |")[2].partition("\n\n")[0]))
 STACK = 'Traceback (most recent call last):\n  File "/srv/shop.py", line 7, in charge\n    pay()\n'
 
 CODE = """
@@ -42,11 +44,6 @@ def letter_headers(number: int, error: str, message: str, *more: tuple[str, byte
 
 
 @pytest.fixture
-def brokers() -> str:
-    return f"memory://dlq-{uuid4().hex[:8]}"
-
-
-@pytest.fixture
 def broker(brokers: str) -> Iterator[MemoryBroker]:
     """Four letters: three time-outs, of which the second is archived, and one that is no letter of streamkit's."""
     broker = named_broker(brokers)
@@ -56,14 +53,10 @@ def broker(brokers: str) -> Iterator[MemoryBroker]:
         headers = letter_headers(number, "pay.Slow", message)
         broker.append("orders.dlq", key=b"k%d" % number, value=b'{"id": %d}' % number, headers=headers)
     broker.append("orders.dlq", key=None, value=b"\xff\x00", headers=[("sk-attempt", b"many"), ("sk-failed-at", None)])
-    broker.create_topic("orders.dlq.state")
+    broker.create_topic(STATE, 1, **STATE_CONFIG)
     broker.append("orders.dlq.state", key=b"case:0:1", value=b'{"status": "archived"}', headers=[])
     broker.append("orders.dlq.state", key=b"case:0:2", value=b"no JSON", headers=[])
     yield broker
-
-
-def dlq(brokers: str, *arguments: str) -> Result:
-    return CliRunner().invoke(group, ["dlq", *arguments, "--brokers", brokers], prog_name="streamkit")
 
 
 @pytest.mark.usefixtures("broker")
@@ -132,6 +125,30 @@ def test_export_holds_the_bytes(brokers: str, tmp_path: Path) -> None:
     assert last["headers"][1] == {"name": "sk-failed-at", "value": None, "encoding": None}
 
 
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize("command", [("ls",), ("groups",), ("search",), ("show", "0:1")])
+def test_every_key_of_the_json_is_described(brokers: str, command: tuple[str, ...]) -> None:
+    output = dlq(brokers, *command, "--topic", "orders", "--json").stdout
+    found = keys([json.loads(line) for line in (output.splitlines() if command == ("search",) else [output])])
+    assert "topic" in found and found <= DESCRIBED
+
+
+@pytest.mark.usefixtures("broker")
+def test_every_key_of_what_was_changed_is_described(brokers: str) -> None:
+    where = ("--topic", "orders", "--json")
+    result = json.loads(dlq(brokers, "archive", "0:0", "9:9", "--yes", *where).stdout)
+    audit = json.loads(dlq(brokers, "audit", *where).stdout)
+    assert "unfit" in result and set(result) <= DESCRIBED
+    assert "unfit" in audit and set(audit) <= DESCRIBED
+
+
+def keys(value: object) -> set[str]:
+    """Of all objects that it holds."""
+    if isinstance(value, dict):
+        return set(value).union(*map(keys, value.values()))
+    return set().union(*map(keys, value)) if isinstance(value, list) else set()
+
+
 @pytest.mark.parametrize("command", ["ls", "groups", "search", "export"])
 def test_a_topic_that_does_not_exist_has_no_dead_letters(brokers: str, command: str) -> None:
     ended = dlq(brokers, command, "--topic", "orders")
@@ -155,6 +172,13 @@ def test_a_topic_that_does_not_exist_has_no_dead_letters(brokers: str, command: 
 def test_what_cannot_be_followed_exits_2(brokers: str, arguments: tuple[str, ...], said: str) -> None:
     ended = dlq(brokers, *arguments)
     assert (ended.exit_code, said in ended.stderr) == (2, True), ended.stderr
+
+
+@pytest.mark.parametrize("command", ["ls", "groups", "search", "export"])
+def test_without_a_broker_one_line_says_so(tmp_path: Path, command: str) -> None:
+    ended = streamkit(tmp_path, "dlq", command, "--topic", "orders", "--brokers", "127.0.0.1:1")
+    assert (ended.code, ended.output) == (1, "")
+    assert ended.errors == ("error: cannot reach the brokers at 127.0.0.1:1: none of them accepts a connection\n")
 
 
 def test_dead_letters_of_a_worker_are_found_by_target(tmp_path: Path, embedded: EmbeddedBroker) -> None:

@@ -74,8 +74,8 @@ def _group_json(group: Group) -> dict[str, Any]:
 
 
 def _show(found: dict[str, Groups]) -> None:
-    from streamkit.cli.dlq.paper import console, short
     from streamkit.cli.dlq.times import shown
+    from streamkit.cli.paper import console, short
 
     paper = console()
     for number, (topic, gathered) in enumerate(found.items()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from typing import Any
 
 import orjson
@@ -41,7 +41,7 @@ def as_json(topic: str, case: Case) -> dict[str, Any]:
         "key_encoding": key_encoding,
         "value": value,
         "value_encoding": value_encoding,
-        "headers": [_header(name, value) for name, value in letter.headers],
+        "headers": [header_json(name, value) for name, value in letter.headers],
     }
 
 
@@ -55,6 +55,17 @@ def text_of(data: bytes | None) -> tuple[str | None, str | None]:
         return b64encode(data).decode(), "base64"
 
 
-def _header(name: str, data: bytes | None) -> dict[str, str | None]:
+def bytes_of(text: str | None, encoding: str | None) -> bytes | None:
+    """What `text_of` was given. Raises ValueError."""
+    if text is None:
+        return None
+    if encoding == "utf-8":
+        return text.encode()
+    if encoding == "base64":
+        return b64decode(text, validate=True)
+    raise ValueError(f"the encoding {encoding!r} is neither utf-8 nor base64")
+
+
+def header_json(name: str, data: bytes | None) -> dict[str, str | None]:
     text, encoding = text_of(data)
     return {"name": name, "value": text, "encoding": encoding}

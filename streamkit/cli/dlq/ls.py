@@ -45,7 +45,7 @@ def ls(target: str | None, topic: str | None, agent: str | None, brokers: str | 
                 for letter in batch:
                     if place.group is None or letter.group == place.group:
                         case = letters.book.case_of(letter)
-                        totals.add(letter, letters.book.status(case).status, case)
+                        totals.add(letter, letters.book.status(letter).status, case)
 
     with_dead_letters(place, count)
     if as_json:
@@ -78,22 +78,23 @@ def _agent_json(group: str | None, totals: AgentTotals) -> dict[str, Any]:
 
 
 def _show(found: dict[str, Totals], now: int) -> None:
-    from streamkit.cli.dlq.paper import clean, console, short, table
     from streamkit.cli.dlq.times import ago
+    from streamkit.cli.paper import clean, console, short, table
+    from streamkit.core.cases import STATUSES
 
     paper = console()
-    headings = ("open", "archived", "replayed", "discarded", "last hour", "oldest open", "newest")
     for number, (topic, totals) in enumerate(found.items()):
         paper.print(("\n" if number else "") + topic, style="bold", soft_wrap=True)
         if not totals.agents():
             paper.print("  no dead letters")
         for group, each in totals.agents().items():
             paper.print("\n" + (clean(group) if group else "(no group stated)"), soft_wrap=True)
-            counts = [each.counts[name] for name in ("open", "archived", "replayed", "discarded")]
-            row = [*(f"{count:,}" for count in (*counts, each.last_hour)), ago(each.oldest_open, now)]
-            paper.print(table(headings, [[*row, ago(each.newest, now)]], right=5))
+            counts = [f"{each.counts[status]:,}" for status in STATUSES]
+            paper.print(table(STATUSES, [counts], right=len(counts)))
+            oldest, newest = ago(each.oldest_open, now), ago(each.newest, now)
+            paper.print(f"oldest open: {oldest}; newest: {newest}; in the last hour: {each.last_hour:,}")
             if each.failed_again:
-                paper.print(f"{each.failed_again:,} failed again after a replay")
+                paper.print(f"{each.failed_again:,} of them failed again after a replay")
             for name, count in each.top(TOP):
                 paper.print(f"  {count:>9,}  {short(name or '(no error stated)', paper.width - 14)}")
         if totals.others:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,24 +21,20 @@ Function = Callable[..., Any]
 
 _WHERE = (
     click.option("--topic", metavar="T", help="The topic: source or dead letters."),
-    click.option("--agent", metavar="NAME", help="Of this agent; without TARGET: group."),
+    click.option("--agent", metavar="NAME", help="Only this agent's; without TARGET its group."),
     brokers_option,
 )
-_FILTERS = (
-    click.option("--error", metavar="REGEX", help='Found in "class: message".'),
-    click.option("--class", "error_class", metavar="NAME", help="The error's class, with or without module."),
-    click.option("--key", metavar="TEXT", help="The record's key."),
-    click.option("--from", "since", metavar="TIME", help="Failed since: 2h (ago), or ISO 8601."),
-    click.option("--to", "until", metavar="TIME", help="Failed before."),
-    click.option("--attempts", metavar="N", help="Runs: 3, '>3', '<=2'."),
-    click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header; may be repeated."),
-    click.option(
-        "--status",
-        "statuses",
-        multiple=True,
-        metavar="S",
-        type=click.Choice(STATUSES),
-        help="May be repeated.",
+_FILTERS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("--error",), {"metavar": "REGEX", "help": 'Found in "class: message".'}),
+    (("--class", "error_class"), {"metavar": "NAME", "help": "The error's class, with or without module."}),
+    (("--key",), {"metavar": "TEXT", "help": "The record's key."}),
+    (("--from", "since"), {"metavar": "TIME", "help": "Failed since: 2h (ago), or ISO 8601."}),
+    (("--until", "until"), {"metavar": "TIME", "help": "Failed before."}),
+    (("--attempts",), {"metavar": "N", "help": "Runs: 3, '>3', '<=2'."}),
+    (("--header", "headers"), {"multiple": True, "metavar": "NAME=VALUE", "help": "A header; may be repeated."}),
+    (
+        ("--status", "statuses"),
+        {"multiple": True, "metavar": "STATUS", "type": click.Choice(STATUSES), "help": f"{', '.join(STATUSES)}."},
     ),
 )
 
@@ -48,7 +44,18 @@ def where_options(function: Function) -> Function:
 
 
 def filter_options(function: Function) -> Function:
-    return _with(_FILTERS, function)
+    """`--to` is `--until`, too: nothing is sent anywhere."""
+    options = [click.option(*_and_to(names), **given) for names, given in _FILTERS]
+    return _with(tuple(options), function)
+
+
+def hidden_filter_options(function: Function) -> Function:
+    """The same for commands that change something and whose list of options is long without them."""
+    return _with(tuple(click.option(*names, hidden=True, **given) for names, given in _FILTERS), function)
+
+
+def _and_to(names: tuple[str, ...]) -> tuple[str, ...]:
+    return ("--to", *names) if names[0] == "--until" else names
 
 
 def json_option(help: str) -> Callable[[Function], Function]:
@@ -74,20 +81,40 @@ class Filters:
     headers: tuple[str, ...] = ()
     statuses: tuple[str, ...] = ()
 
-    def selection(self, group: str | None) -> Selection:
+    @property
+    def any(self) -> bool:
+        return any(getattr(self, each.name) for each in fields(self) if each.name != "statuses")
+
+    @classmethod
+    def of_json(cls, given: Mapping[str, Any]) -> Filters:
+        """What `vars` gave, after a way through JSON."""
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+        }
+        return cls(**known)
+
+    def as_of(self, now: int) -> Filters:
+        """With times that stay what they are. Raises UsageError."""
+        from streamkit.cli.dlq.times import iso
+
+        selection = self.selection(None, now)
+        return replace(self, since=iso(selection.since), until=iso(selection.until))
+
+    def selection(self, group: str | None, now: int | None = None, ids: Sequence[str] = ()) -> Selection:
         """The same, understood. Raises UsageError that names the option."""
         from streamkit.cli.dlq.times import parse_time
         from streamkit.core.selection import Selection, parse_attempts, parse_error, parse_header
 
-        now = time.time_ns() // 1_000_000
+        now = time.time_ns() // 1_000_000 if now is None else now
         return Selection(
             error=_parsed("--error", self.error, parse_error),
             error_class=self.error_class,
             key=None if self.key is None else os.fsencode(self.key),
             since=_parsed("--from", self.since, lambda text: parse_time(text, now)),
-            until=_parsed("--to", self.until, lambda text: parse_time(text, now)),
+            until=_parsed("--until", self.until, lambda text: parse_time(text, now)),
             attempts=_parsed("--attempts", self.attempts, parse_attempts),
             headers=tuple(_parsed("--header", text, parse_header) for text in self.headers),
+            ids=frozenset(ids) or None,
             group=group,
             statuses=frozenset(status for status in STATUSES if status in self.statuses),
         )

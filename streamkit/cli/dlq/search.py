@@ -62,8 +62,8 @@ def _json_line(topic: str, case: Case) -> bytes:
 
 
 def _text_line(topic: str, *, several: bool) -> Callable[[str, Case], str]:
-    from streamkit.cli.dlq.paper import console, short
     from streamkit.cli.dlq.times import shown
+    from streamkit.cli.paper import console, short
     from streamkit.core.selection import error_line
 
     if several:

@@ -14,9 +14,14 @@ _STEPS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 def parse_time(text: str, now: int) -> int:
     """`2h` is two hours before `now`; else ISO 8601, in UTC if it names no offset. Raises ValueError."""
     try:
-        return now - round(parse_duration(text) * 1000)
+        seconds = parse_duration(text)
     except ValueError:
         pass
+    else:
+        past = now - round(seconds * 1000)
+        if iso(past) is None:
+            raise ValueError("no calendar reaches as far back")
+        return past
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -18,7 +18,6 @@ from streamkit.topic import Topic
 from streamkit.transport.base import Admin, TopicInfo
 
 SUFFIX = ".dlq"
-STATE = ".state"
 
 
 @dataclass(frozen=True)
