@@ -7,7 +7,7 @@ ARGS ?=
 PROCESSES ?= 2
 BIN := $(VENV)/bin
 CODE := streamkit apps benchmarks deploy tests
-BENCHMARKS := throughput concurrency memory shapes retries
+BENCHMARKS := throughput concurrency memory shapes retries dead_letters
 CHECKS := ruff format mypy basedpyright imports typing
 
 # $(call stage,name,command): run the command, print its seconds, keep its exit code.

@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from streamkit.cli.embedded import EmbeddedBroker
 from streamkit.core.partitioner import Partitioner
+from streamkit.record import HeaderList
 from tests.kafka.server import GenuineKafka, KafkaUnavailable
 
 BATCH_BYTES = 512 * 1024
@@ -38,9 +39,9 @@ def fresh_name(kind: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def topic(brokers: str, kind: str, partitions: int) -> AsyncIterator[str]:
+async def topic(brokers: str, kind: str, partitions: int, suffix: str = "") -> AsyncIterator[str]:
     """A topic for the length of the block."""
-    name = fresh_name(kind)
+    name = fresh_name(kind) + suffix
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=brokers)
     await admin.start()
     try:
@@ -56,6 +57,13 @@ async def topic(brokers: str, kind: str, partitions: int) -> AsyncIterator[str]:
 
 async def fill(brokers: str, topic: str, partitions: int, records: Iterable[tuple[bytes, bytes]]) -> None:
     """Send key and value of each, in order; fast, because built into batches."""
+    await fill_whole(brokers, topic, partitions, ((key, value, None, []) for key, value in records))
+
+
+async def fill_whole(
+    brokers: str, topic: str, partitions: int, records: Iterable[tuple[bytes, bytes, int | None, HeaderList]]
+) -> None:
+    """The same for records with a timestamp (ms since 1970; None: now) and headers."""
     producer: Any = AIOKafkaProducer(bootstrap_servers=brokers, max_batch_size=BATCH_BYTES)
     await producer.start()
     try:
@@ -63,15 +71,15 @@ async def fill(brokers: str, topic: str, partitions: int, records: Iterable[tupl
         choose = Partitioner(partitions).choose
         batches: dict[int, Any] = {}
         sent: list[asyncio.Future[Any]] = []
-        for key, value in records:
+        for key, value, timestamp, headers in records:
             number = choose(key)
             batch = batches.get(number)
             if batch is None:
                 batch = batches[number] = producer.create_batch()
-            if batch.append(key=key, value=value, timestamp=None) is None:
+            if batch.append(key=key, value=value, timestamp=timestamp, headers=headers) is None:
                 sent.append(await producer.send_batch(batch, topic, partition=number))
                 batch = batches[number] = producer.create_batch()
-                batch.append(key=key, value=value, timestamp=None)
+                batch.append(key=key, value=value, timestamp=timestamp, headers=headers)
         sent += [await producer.send_batch(batch, topic, partition=number) for number, batch in batches.items()]
         await asyncio.gather(*sent)
     finally:
