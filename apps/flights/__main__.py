@@ -10,6 +10,7 @@ import sys
 import time
 
 from apps.flights.data import read_flights
+from apps.flights.dead_letters import CommandFailed, work
 from apps.flights.feed import feed
 from apps.flights.figures import done, lag_is_zero, render_excerpt, render_retries, render_run
 from apps.flights.metrics import Scrape
@@ -44,6 +45,7 @@ def demo(*, keep: bool) -> None:
         found = asyncio.run(read_findings(broker.brokers))
         run = [*render_run(count, seconds, seen), "", *render_retries(seen)]
         print("", *run, "", render(found), "", *render_excerpt(seen), sep="\n", flush=True)
+        print("\nWorking the dead letters of agent weather", *work(broker.brokers), sep="\n", flush=True)
         if keep:
             _keep(broker.brokers, worker)
         worker.stop()
@@ -96,7 +98,7 @@ def _reason(error: BaseException) -> str:
         error = error.exceptions[0]
     if isinstance(error, TimeoutError):
         return f"the flights were not handled and committed within {GIVE_UP_AFTER:.0f} s"
-    return str(error) if isinstance(error, WorkerFailed | RuntimeError) else repr(error)
+    return str(error) if isinstance(error, WorkerFailed | CommandFailed | RuntimeError) else repr(error)
 
 
 if __name__ == "__main__":

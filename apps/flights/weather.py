@@ -18,7 +18,7 @@ from apps.flights.model import Weather
 
 FILE = Path(__file__).with_name("weather_january_2013.csv.gz")
 
-FOR_EVER = 1_000_000
+TOO_OFTEN = 4  # as many runs as the agent gives a flight; whoever asks later gets an answer
 FAILS_AFTER = 0.003  # seconds; what it knows it answers at once
 OUTAGE_AFTER = 10_000  # lookups
 OUTAGE_SECONDS = 2.0
@@ -33,10 +33,10 @@ class NotObserved(LookupError):
 
 
 def faults(flight: str) -> int:
-    """How often the service does not answer before it answers: 1 in 20 flights once or twice, 1 in 5,000 for ever."""
+    """How often the service does not answer before it answers: 1 in 20 flights once or twice, 1 in 5,000 too often."""
     lot = crc32(flight.encode()) % 5_000
     if lot == 0:
-        return FOR_EVER
+        return TOO_OFTEN
     return 1 + lot % 2 if lot < 250 else 0
 
 

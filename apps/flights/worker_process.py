@@ -13,6 +13,8 @@ from apps.flights.metrics import Scrape, scrape
 from streamkit.cli.embedded import accepts_connections, free_port, spawn, stop_process
 
 ROOT = Path(__file__).parents[2]
+# `streamkit`, which finds this package from here as well as from any other directory.
+PROGRAM = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from streamkit.cli import main; main()"
 PORT = 9464  # where workers serve metrics unless told otherwise
 START_SECONDS = 30.0
 STOP_SECONDS = 40.0  # more than the worker's own drain_timeout
@@ -34,9 +36,7 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        # Found from here as well as from any other directory.
-        program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from streamkit.cli import main; main()"
-        self._process = spawn([sys.executable, "-c", program, *self.arguments], self._log.fileno())
+        self._process = spawn([sys.executable, "-c", PROGRAM, *self.arguments], self._log.fileno())
         try:
             self._await_ready()
         except BaseException:

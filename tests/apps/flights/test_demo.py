@@ -77,6 +77,9 @@ def test_the_demo_reports_in_eighty_columns_and_keeps_running_if_told_to() -> No
     assert "Cancelled: 521 flights" in output
     assert "Dead letters in nyc.flights.v1.dlq: 75" in output
     assert "    handle        NotObserved             1   weather " in output
+    assert "       10  TimeoutError: the weather service has not answered in time" in output
+    assert "replayed 1 dead letter of nyc.flights.v1.dlq" in output
+    assert "1 handled, 0 failed again, 0 not heard of" in output
     report = lines[next(n for n, line in enumerate(lines) if "records that are none, " in line) : -1]
     assert max(map(len, report)) <= 80
 

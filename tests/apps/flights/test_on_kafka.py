@@ -15,7 +15,7 @@ from apps.flights.data import read_flights
 from apps.flights.feed import feed
 from apps.flights.report import read_findings
 from apps.flights.strange import HEADERS, STRANGE
-from apps.flights.weather import FOR_EVER, faults
+from apps.flights.weather import TOO_OFTEN, faults
 from tests.apps.flights.truth import Truth, without_weather
 from tests.kafka.server import ExistingKafka
 
@@ -53,7 +53,7 @@ def test_what_the_agents_write_is_what_the_csv_says(kafka: str, count: int, requ
     assert cancelled(topics["nyc.cancellations.v1"]) == truth.cancelled
     assert asyncio.run(lag(brokers)) == {group: [0] * 6 for group in GROUPS}
 
-    unknown, unanswered = without_weather(wanted), {flight for flight in wanted if faults(flight) == FOR_EVER}
+    unknown, unanswered = without_weather(wanted), {flight for flight in wanted if faults(flight) == TOO_OFTEN}
     known = wanted - unknown - unanswered
     assert attempts_by_flight(topics["nyc.weather.v1"]) == {flight: 1 + faults(flight) for flight in known}
     letters = topics["nyc.flights.v1.dlq"]
