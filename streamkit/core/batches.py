@@ -50,6 +50,11 @@ class Batches(Generic[P, T]):
         self.waiting = 0  # records
 
     @property
+    def lines(self) -> int:
+        """Partitions that have records waiting or running. May be asked from another thread."""
+        return sum(bool(line.running or line.again or line.items) for line in list(self._lines.values()))
+
+    @property
     def orphans(self) -> int:
         """Partitions whose batch still runs although they were closed."""
         return len(self._orphans)

@@ -61,6 +61,11 @@ class Lanes(Generic[P, T]):
         return sum(len(track.ready) for track in self._turns)
 
     @property
+    def keys(self) -> int:
+        """Lanes that hold a record, of all partitions. May be asked from another thread."""
+        return sum(len(track.tails) for track in list(self._tracks.values()))
+
+    @property
     def orphans(self) -> int:
         """Keys that still run for a partition that was closed."""
         return len(self._orphans)

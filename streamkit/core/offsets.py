@@ -45,6 +45,16 @@ class OffsetWindow:
         return self._next
 
     @property
+    def head(self) -> int:
+        """The sequence of the lowest unsettled record, or else of the next to arrive."""
+        return self._first + self._head
+
+    @property
+    def settled(self) -> int:
+        """Records settled in all, those of an earlier head included."""
+        return self._first + self._head + self.ahead
+
+    @property
     def size(self) -> int:
         """Records held because of the lowest unsettled one: itself and all after it."""
         return len(self._offsets) - self._head

@@ -369,3 +369,19 @@ def test_after_a_halt_nothing_waits_any_more() -> None:
     batches.halt(line)
     batches.put_all(line, [1, 2], 0.0)
     assert (batches.waiting, batches.take(0.0)) == (0, None)
+
+
+def test_lines_that_have_records_are_counted() -> None:
+    batches: Batches[str, int] = Batches(2, 0.0)
+    line, _ = batches.open("a"), batches.open("b")
+    batches.put_all(line, [1, 2, 3], 0.0)
+    assert batches.lines == 1
+    taken = batches.take(0.0)
+    assert taken is not None
+    batches.again(line, taken[1])
+    for _ in range(2):
+        assert batches.lines == 1
+        batches.take_from(line, 0.0)
+        assert batches.lines == 1  # it runs
+        batches.release(line)
+    assert batches.lines == 0

@@ -176,7 +176,13 @@ def test_a_replayed_letter_is_handled_once_its_handler_has_handled_its_case() ->
 
 
 @pytest.mark.parametrize(
-    ("case", "run"), [(None, b"run:0:1:shop.charge"), (REPLAYED, b"run:0:1:shop.other"), (REPLAYED, b"run:0:1:")]
+    ("case", "run"),
+    [
+        (None, b"run:0:1:shop.charge"),
+        ({**REPLAYED, "replays": 0}, b"run:0:1:shop.charge"),
+        (REPLAYED, b"run:0:1:shop.other"),
+        (REPLAYED, b"run:0:1:"),
+    ],
 )
 def test_a_run_is_believed_only_of_a_replayed_case_and_its_group(case: object, run: bytes) -> None:
     book = CaseBook()

@@ -461,3 +461,16 @@ class LanesAgainstAModel(RuleBasedStateMachine):
 
 TestLanesAgainstAModel = LanesAgainstAModel.TestCase
 TestLanesAgainstAModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_the_lanes_know_how_many_keys_have_records() -> None:
+    lanes, track = one_track(("a", "a1"), ("a", "a2"), ("b", "b1"), (None, "1"))
+    other = lanes.open(1)
+    lanes.put(other, Item("a", "other"))
+    assert lanes.keys == 3
+    for _ in range(4):
+        item = taken(lanes)
+        lanes.release(other if item.name == "other" else track, item)
+    assert lanes.keys == 1
+    lanes.halt(track, [])
+    assert lanes.keys == 0

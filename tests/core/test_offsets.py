@@ -195,3 +195,12 @@ def test_memory_does_not_grow_with_what_was_settled() -> None:
         sequence, _ = window.register_all(range(start, start + 500))
         window.settle_all(range(sequence, sequence + 500))
     assert len(window._offsets) <= COMPACT_AT + 500
+
+
+def test_the_head_and_what_is_settled_are_counted_from_the_beginning() -> None:
+    window = registered(list(range(10, 10 + 2 * COMPACT_AT)))
+    assert (window.head, window.settled) == (0, 0)
+    window.settle_all([0, 1, 5])
+    assert (window.head, window.settled) == (2, 3)
+    window.settle_all(range(2, 2 * COMPACT_AT))
+    assert (window.head, window.settled) == (2 * COMPACT_AT, 2 * COMPACT_AT)
