@@ -106,6 +106,22 @@ class NewTopic:
     config: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+class Owner(NamedTuple):
+    """The member of a group that has a partition."""
+
+    client_id: str
+    host: str  # as the brokers see it
+    member_id: str
+
+
+class GroupInfo(NamedTuple):
+    """A consumer group as its coordinator describes it (KIP-40)."""
+
+    state: str  # Kafka's: Stable, PreparingRebalance, CompletingRebalance, Empty, Dead (nobody knows it)
+    members: int
+    owners: Mapping[TopicPartition, Owner]  # of what is assigned; empty while the group rebalances
+
+
 class RebalanceListener(Protocol):
     """Told of every change of the assignment, and waited for: the group stands still until it returns."""
 
@@ -129,6 +145,11 @@ class Consumer(Protocol):
     @property
     def lease(self) -> float:
         """Loop time until which the group is known to count this member in: last heartbeat + session timeout."""
+        ...
+
+    @property
+    def answered(self) -> float:
+        """Loop time of a broker's last answer to this member, whatever it said; 0.0 before the first."""
         ...
 
     async def start(self) -> None:
@@ -229,6 +250,10 @@ class Admin(Protocol):
 
     async def all_groups(self) -> frozenset[str]:
         """The consumer groups that the brokers know: with members, or with offsets that they keep. Raises Refused."""
+        ...
+
+    async def group(self, name: str) -> GroupInfo:
+        """The members of a consumer group. Raises Refused."""
         ...
 
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -24,6 +25,7 @@ from streamkit.transport.base import (
     CommitRejected,
     CommittedOffset,
     Consumer,
+    GroupInfo,
     LogRange,
     MetadataTooLarge,
     NewTopic,
@@ -566,6 +568,34 @@ async def a_reader_takes_no_negative_offset(world: World) -> None:
     raise AssertionError("ValueError was not raised")
 
 
+# Groups
+
+
+@case()
+async def a_group_says_who_has_which_partition(world: World) -> None:
+    topic = await world.topic(partitions=3)
+    partitions = [TopicPartition(topic, number) for number in range(3)]
+    group = world.name("group")
+    members = [await world.member(group, topic) for _ in range(2)]
+    await world.shared(members, partitions)
+    info = await world.admin.group(group)
+    assert (info.state, info.members, set(info.owners)) == ("Stable", 2, set(partitions))
+    assert sorted(Counter(owner.member_id for owner in info.owners.values()).values()) == [1, 2]
+    assert all(owner.client_id and owner.host for owner in info.owners.values())
+
+
+@case()
+async def a_group_without_members_has_no_owners(world: World) -> None:
+    partition = TopicPartition(await world.topic(), 0)
+    group = world.name("group")
+    assert await world.admin.group(group) == GroupInfo("Dead", 0, {})
+    member = await world.member(group, partition.topic)
+    await world.shared([member], [partition])
+    await member.commit(partition, 1)
+    await member.consumer.stop()
+    assert await world.admin.group(group) == GroupInfo("Empty", 0, {})
+
+
 # Commits
 
 
@@ -651,6 +681,21 @@ async def a_member_that_does_not_join_in_time_is_thrown_out_and_its_commit_refus
     await other.consumer.stop()
     await world.shared([member], [partition])
     assert member.generation > generation
+
+
+@case()
+async def a_member_tells_when_a_broker_last_answered_it(world: World) -> None:
+    loop = asyncio.get_running_loop()
+    partition = TopicPartition(await world.topic(), 0)
+    begun = loop.time()
+    member = await world.member(world.name("group"), partition.topic)
+    await world.shared([member], [partition])
+    first = member.consumer.answered
+    assert begun <= first <= loop.time()
+    async with asyncio.timeout(PATIENCE):
+        while member.consumer.answered == first:  # noqa: ASYNC110  (no event tells of a heartbeat)
+            await asyncio.sleep(0.01)
+    assert first < member.consumer.answered <= loop.time()
 
 
 @case("session_expiry")

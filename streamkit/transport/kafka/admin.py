@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -13,14 +13,17 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.new_topic import NewTopic as KafkaNewTopic
 from aiokafka.client import CoordinationType
+from aiokafka.coordinator.protocol import ConsumerProtocol
 
 from streamkit.record import TopicPartition
 from streamkit.settings import Settings
 from streamkit.transport.base import (
     SHOWN_CONFIG,
     CommittedOffset,
+    GroupInfo,
     LogRange,
     NewTopic,
+    Owner,
     Refused,
     TopicInfo,
     Unreachable,
@@ -88,6 +91,16 @@ class KafkaAdmin:
         async with self._access.calling():
             groups = await self._admin.list_consumer_groups()
         return frozenset(name for name, protocol in groups if protocol in CONSUMERS)
+
+    async def group(self, name: str) -> GroupInfo:
+        async with self._access.calling():
+            (response,) = await self._admin.describe_consumer_groups([name])
+        (row,) = response.groups
+        code, _, state, protocol, _, members, *_ = row
+        if code:
+            raise Refused(f"group {name!r} cannot be described: {kafka.for_code(code).__name__}")
+        # Others, Connect's among them, assign in formats of their own.
+        return GroupInfo(state, len(members), dict(_owners(members)) if protocol in CONSUMERS else {})
 
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:
         wanted = [
@@ -169,6 +182,14 @@ def _info(partitions: Sequence[Mapping[str, Any]], config: Mapping[str, str]) ->
     limit = config.get(MAX_MESSAGE_BYTES)
     replication = len(partitions[0]["replicas"]) if partitions else None
     return TopicInfo(len(partitions), int(limit) if limit else None, replication, config)
+
+
+def _owners(members: Iterable[Sequence[Any]]) -> Iterator[tuple[TopicPartition, Owner]]:
+    for member_id, client_id, host, _, assignment, *_ in members:
+        if assignment:  # empty until the group's leader has given it out
+            owner = Owner(client_id, host.removeprefix("/"), member_id)
+            for topic, partitions in ConsumerProtocol.ASSIGNMENT.decode(assignment).assignment:
+                yield from ((TopicPartition(topic, number), owner) for number in partitions)
 
 
 def _exists(row: Any) -> bool:

@@ -51,6 +51,7 @@ class KafkaConsumer:
         self._consumer: Any = None
         self._failure: Exception | None = None
         self._heartbeat = 0.0
+        self._answered = 0.0
 
     @property
     def generation(self) -> int:
@@ -61,6 +62,10 @@ class KafkaConsumer:
     def lease(self) -> float:
         # R14: while a heartbeat hangs, aiokafka believes in its session for up to request_timeout longer.
         return self._heartbeat + self._settings.session_timeout
+
+    @property
+    def answered(self) -> float:
+        return self._answered
 
     @property
     def _coordinator(self) -> Any:
@@ -89,6 +94,8 @@ class KafkaConsumer:
             await close(consumer)
             raise
         self._consumer = consumer
+        self._answered = asyncio.get_running_loop().time()
+        self._watch_answers(consumer._client)
         self._watch_heartbeats(consumer._coordinator)
 
     def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
@@ -167,6 +174,16 @@ class KafkaConsumer:
 
     async def _send(self, request: OffsetFetch) -> Any:
         return await self._coordinator._send_req(request)
+
+    def _watch_answers(self, client: Any) -> None:
+        send, clock = client.send, asyncio.get_running_loop().time
+
+        async def watched(*args: Any, **kwargs: Any) -> Any:
+            answer = await send(*args, **kwargs)
+            self._answered = clock()
+            return answer
+
+        client.send = watched
 
     def _watch_heartbeats(self, coordinator: Any) -> None:
         heartbeat = coordinator._do_heartbeat

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from streamkit.record import TopicPartition
 from streamkit.settings import Settings
-from streamkit.transport.base import CommittedOffset, LogRange, NewTopic, TopicInfo
+from streamkit.transport.base import CommittedOffset, GroupInfo, LogRange, NewTopic, TopicInfo
 from streamkit.transport.memory.broker import MemoryBroker
 
 
@@ -33,6 +33,13 @@ class MemoryAdmin:
     async def all_groups(self) -> frozenset[str]:
         await self._broker.travel(self._timeout)
         return frozenset(name for name, group in self._broker.groups.items() if group.members or group.offsets)
+
+    async def group(self, name: str) -> GroupInfo:
+        await self._broker.travel(self._timeout)
+        group = self._broker.groups.get(name)
+        if group is None:
+            return GroupInfo("Dead", 0, {})
+        return GroupInfo(group.state, len(group.members), group.owners())
 
     async def create_topics(self, topics: Sequence[NewTopic]) -> None:
         await self._broker.create_topics(topics, self._timeout)

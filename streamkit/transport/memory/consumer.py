@@ -44,6 +44,7 @@ class MemoryConsumer:
         self._joined_before = False
         self._generation = NO_GENERATION
         self._last_heartbeat = -math.inf
+        self._started_at = 0.0
         self._positions: dict[TopicPartition, int | None] = {}  # of all that is assigned; None: not sought yet
         self._assigned_counts: Mapping[str, int] = {}
         self._latest_counts: Mapping[str, int] = {}
@@ -70,8 +71,13 @@ class MemoryConsumer:
     def lease(self) -> float:
         return self._last_heartbeat + self._settings.session_timeout
 
+    @property
+    def answered(self) -> float:
+        return max(self._started_at, self._last_heartbeat)
+
     async def start(self) -> None:
         await self._broker.travel(self._settings.request_timeout)
+        self._started_at = asyncio.get_running_loop().time()
 
     def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
         self._topics = sorted(topics)

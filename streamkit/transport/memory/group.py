@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from streamkit.record import TopicPartition
-from streamkit.transport.base import CommittedOffset
+from streamkit.transport.base import CommittedOffset, Owner
 
 Counts = Mapping[str, int]
 
@@ -50,12 +50,31 @@ class Group:
         self.offsets: dict[TopicPartition, CommittedOffset] = {}
         self._counts = counts
         self._named = 0
+        self._assignments: Mapping[str, Collection[TopicPartition]] = {}  # of the present generation
         self._deadline: float | None = None  # of the rebalance
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def rebalancing(self) -> bool:
         return self._deadline is not None
+
+    @property
+    def state(self) -> str:
+        """As Kafka names it."""
+        if not self.members:
+            return "Empty" if self.offsets else "Dead"
+        return "PreparingRebalance" if self.rebalancing else "Stable"
+
+    def owners(self) -> dict[TopicPartition, Owner]:
+        """Who has what, outside of a rebalance."""
+        if self.rebalancing:
+            return {}
+        return {
+            partition: Owner(name, "localhost", name)
+            for name, partitions in self._assignments.items()
+            if name in self.members
+            for partition in partitions
+        }
 
     def name_member(self) -> str:
         """A member is named before it joins (KIP-394), so that one whose join got no answer can be told to go."""
@@ -115,6 +134,7 @@ class Group:
         self.generation += 1
         counts = self._counts(sorted({topic for member in self.members.values() for topic in member.topics}))
         assignments = assign_ranges({name: member.topics for name, member in self.members.items()}, counts)
+        self._assignments = assignments
         for name, member in self.members.items():
             self._extend(name)
             answer, member.joining = member.joining, None

@@ -1,13 +1,14 @@
 """The work-arounds of docs/aiokafka.md, each taken out: name, file, text, replacement, tests. For tests/mutants.py."""
 
 CONSUMER, PRODUCER = "streamkit/transport/kafka/consumer.py", "streamkit/transport/kafka/producer.py"
+FETCHING = "streamkit/transport/kafka/fetching.py"
 ADMIN, CLIENT = "streamkit/transport/kafka/admin.py", "streamkit/transport/kafka/client.py"
 FAILURES, OFFSET_FETCH = "streamkit/transport/kafka/failures.py", "streamkit/transport/kafka/offset_fetch.py"
 RECORD_DELETION = "streamkit/transport/kafka/record_deletion.py"
 FAIL_STOP = "streamkit/transport/kafka/fail_stop.py"
 ACCESS = "streamkit/transport/kafka/access.py"
 PUBLISHER = "streamkit/runtime/publisher.py"
-OPTION = "retry_backoff_ms=100,"
+OPTION = '"enable_auto_commit": False,'
 TESTS = "tests/transport/kafka/test_workarounds.py::test_"
 CONSUMER_TESTS = "tests/transport/kafka/test_consumer.py::test_"
 PRODUCER_TESTS = "tests/transport/kafka/test_producer.py::test_"
@@ -36,9 +37,9 @@ WORKAROUNDS = [
     ),
     (
         "R1, R18: aiokafka chooses the first offset",
-        CONSUMER,
-        'auto_offset_reset="none"',
-        'auto_offset_reset="earliest"',
+        FETCHING,
+        '"auto_offset_reset": "none"',
+        '"auto_offset_reset": "earliest"',
         f"{TESTS}a_group_that_has_committed_nothing_is_given_no_offset",
     ),
     (
@@ -199,9 +200,9 @@ WORKAROUNDS = [
     ),
     (
         "R16: aiokafka deserialises",
-        CONSUMER,
+        FETCHING,
         OPTION,
-        f'{OPTION} value_deserializer=__import__("orjson").loads,',
+        f'{OPTION} "value_deserializer": __import__("orjson").loads,',
         f"{TESTS}keys_and_values_come_as_the_bytes_that_they_are",
     ),
     (
@@ -220,16 +221,16 @@ WORKAROUNDS = [
     ),
     (
         "R18: out of range means from the end",
-        CONSUMER,
-        'auto_offset_reset="none"',
-        'auto_offset_reset="latest"',
+        FETCHING,
+        '"auto_offset_reset": "none"',
+        '"auto_offset_reset": "latest"',
         f"{TESTS}an_offset_out_of_range_is_an_error_and_moves_nothing",
     ),
     (
         "R18: followers are read",
-        CONSUMER,
+        FETCHING,
         OPTION,
-        f'{OPTION} client_rack="a",',
+        f'{OPTION} "client_rack": "a",',
         f"{TESTS}an_offset_out_of_range_is_an_error_and_moves_nothing",
     ),
     (
