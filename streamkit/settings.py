@@ -11,6 +11,7 @@ from os import PathLike
 from types import MappingProxyType
 from typing import Any
 
+from streamkit.buckets import Buckets, parse_buckets, show_buckets
 from streamkit.durations import show_duration
 from streamkit.errors import ConfigurationError
 from streamkit.secrets import MASK, Secret, read_secret
@@ -41,7 +42,10 @@ PREFIX = "STREAMKIT_"
 # Read by the tests, not by workers.
 TEST_PREFIX = "STREAMKIT_TEST_"
 
-SettingValue = str | int | float | timedelta | PathLike[str] | Secret | Sequence[str] | TokenSource | None
+BoundsByMetric = Mapping[str, Sequence[float | str | timedelta]]
+SettingValue = (
+    str | int | float | timedelta | PathLike[str] | Secret | Sequence[str] | TokenSource | BoundsByMetric | None
+)
 
 
 def _setting(group: str, default: Any, how: tuple[Parse, Show], doc: str, *, secret: bool = False) -> Any:
@@ -203,11 +207,38 @@ class Settings:
         (parse_http, str),
         "Where metrics and health are served, or `off`. If the default is taken, a free port is used and logged.",
     )
+    metrics_detail: str = _running(
+        "auto",
+        choice("auto", "full", "lag", "topic"),
+        "What metrics tell of single partitions: everything (`full`), how far they are behind (`lag`), or nothing but "
+        "totals by topic (`topic`). `auto` is `full`, and `topic` above 1,000 assigned partitions.",
+    )
+    metrics_buckets: Buckets = _running(  # noqa: RUF009
+        (),
+        (parse_buckets, show_buckets),
+        "Other buckets for histograms: their upper bounds, as in `streamkit_queue_wait_seconds=10ms,100ms,1s`, several "
+        "with `;` between; in Python a dict.",
+    )
+    startup_limit: float = _running(
+        300.0,
+        duration(),
+        "How long the app's lifespan and joining the groups may take before `/livez` says no. Time in which no broker "
+        "answers does not count.",
+    )
+    dump_stacks_after: float = _running(
+        15.0,
+        duration(zero=True),
+        "When no Python code has run for this long, because C code holds the GIL, the stacks of all threads go to "
+        "standard error. `0`: never, for apps that use `faulthandler.dump_traceback_later` themselves.",
+    )
     log_format: str = _running("text", choice("text", "json"), "Logs for people (`text`) or for machines (`json`).")
     log_level: str = _running(
         "info",
         choice("debug", "info", "warning", "error"),
         "The least severe messages that are logged: `debug`, `info`, `warning` or `error`.",
+    )
+    log_payloads: bool = _running(
+        False, flag(), "Log the key and the beginning of the value with what is logged about a record."
     )
     stop_when_idle: float | None = _running(
         None,

@@ -343,6 +343,7 @@ def test_settings_cannot_be_changed() -> None:
         Settings().linger = 1.0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@hypothesis.settings(deadline=None)  # it is about what is refused, and not about time
 @hypothesis.given(st.text())
 def test_any_text_is_read_or_refused_as_configuration(text: str) -> None:
     for name in setting_fields():

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 
+from streamkit.observe.catalogue import DETAILS, Detail
+from streamkit.observe.families import Family, with_samples
 from streamkit.observe.lag import LagTable
+from streamkit.observe.lag_metrics import lag_metrics
+from streamkit.observe.partition_metrics import Assigned, partition_metrics
+from streamkit.observe.partition_state import PartitionState
 from streamkit.observe.retry_metrics import retry_metrics
-from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots, WorkerSlots
+from streamkit.observe.slots import STATES, AgentSlots, WorkerSlots
+from streamkit.record import TopicPartition
 
-_BOUNDS = (*map(str, DURATION_BUCKETS), "+Inf")
+logger = logging.getLogger("streamkit.observe")
+
+MOST_PARTITIONS: Final = 1_000  # of which each is told everything, unless the setting says so
+# Seconds. Rendering keeps the GIL: between two metrics, the worker's loop gets it.
+PAUSE_AFTER: Final = 0.0005
+PAUSE: Final = 0.0001
 
 
 class StreamkitCollector:
@@ -26,153 +39,208 @@ class StreamkitCollector:
     def __init__(self, slots: WorkerSlots, lag: LagTable) -> None:
         self._slots = slots
         self._lag = lag
+        self._too_many = False  # partitions, for telling everything of each
+        self._took: float | None = None  # seconds, the scrape before
+        self.pause: Callable[[float], None] = time.sleep
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: otherwise registering it would collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:
+        began = resumed = time.perf_counter()
+        for metric in self._metrics():
+            yield metric
+            if time.perf_counter() - resumed > PAUSE_AFTER:
+                self.pause(PAUSE)
+                resumed = time.perf_counter()
+        self._took = time.perf_counter() - began
+
+    def _metrics(self) -> Iterator[Metric]:
         agents = list(self._slots.agents.values())
-        yield _info(self._slots)
-        yield _consumed(agents)
-        yield _processed(agents)
-        yield _durations(agents)
-        yield _in_flight(agents)
-        yield self._produced()
-        yield _commits(agents)
-        yield _rebalances(agents)
-        yield _assigned(agents)
-        yield self._lags(agents)
-        yield self._sample_times(agents)
+        detail = self._detail(agents)
+        yield from with_samples(_worker(self._slots, self._took))
+        yield from with_samples(self._outputs())
+        yield from with_samples(_throughput(agents))
+        yield from with_samples(_outcomes(agents))
+        yield from with_samples(_running(agents))
+        yield from with_samples(_commits(agents))
+        yield from with_samples(_membership(agents))
+        yield from with_samples(_topics(agents))
+        yield from with_samples([_errors(agents)])
+        yield from lag_metrics(agents, self._lag, detail)
+        yield from partition_metrics([Assigned(agent, _states(agent)) for agent in agents], detail)
         yield from retry_metrics(agents, self._lag)
 
-    def _produced(self) -> Metric:
-        family = CounterMetricFamily(
-            "streamkit_records_produced",
-            "Outputs that the brokers acknowledged (success) or that failed for good (error).",
-            labels=("topic", "result"),
+    def _detail(self, agents: Sequence[AgentSlots]) -> Detail:
+        for detail in DETAILS:
+            if detail == self._slots.detail:
+                return detail
+        partitions = sum(len(agent.assigned) for agent in agents)
+        if (partitions > MOST_PARTITIONS) != self._too_many:
+            self._too_many = not self._too_many
+            logger.info(
+                "%s partitions are assigned: metrics tell %s; metrics_detail says otherwise",
+                f"{partitions:,}",
+                "only totals by topic" if self._too_many else "of each of them again",
+            )
+        return "topic" if self._too_many else "full"
+
+    def _outputs(self) -> Sequence[Family]:
+        produced, durations = (
+            Family("streamkit_records_produced_total"),
+            Family("streamkit_produce_duration_seconds"),
         )
         for topic in list(self._slots.produced.values()):
-            family.add_metric((topic.topic, "success"), topic.acknowledged)
-            family.add_metric((topic.topic, "error"), topic.failed)
-        return family
-
-    def _lags(self, agents: Sequence[AgentSlots]) -> Metric:
-        family = GaugeMetricFamily(
-            "streamkit_consumer_lag_records",
-            "Offsets between what the group has committed and the end of the log. Absent when not known.",
-            labels=("group", "topic", "partition"),
-        )
-        for agent in agents:
-            for partition, lag in sorted(self._lag.current(agent.group, agent.assigned).items()):
-                family.add_metric((agent.group, partition.topic, str(partition.partition)), lag)
-        return family
-
-    def _sample_times(self, agents: Sequence[AgentSlots]) -> Metric:
-        family = GaugeMetricFamily(
-            "streamkit_lag_sample_timestamp_seconds",
-            "When the lag was last read from the brokers, in seconds since 1970. Absent while nothing is assigned.",
-            labels=("group",),
-        )
-        for agent in agents:
-            at = self._lag.sampled_at(agent.group)
-            if at is not None and agent.assigned:
-                family.add_metric((agent.group,), at)
-        return family
+            produced.add((topic.topic, "success"), topic.acknowledged)
+            produced.add((topic.topic, "error"), topic.failed)
+            durations.add_histogram((topic.topic,), topic.duration)
+        return produced, durations
 
 
-def _info(slots: WorkerSlots) -> Metric:
-    family = GaugeMetricFamily("streamkit_worker_info", "1, with what this worker runs.", labels=("version",))
-    family.add_metric((slots.version,), 1)
-    return family
+def _states(agent: AgentSlots) -> Mapping[TopicPartition, PartitionState]:
+    assigned = agent.assigned
+    return {partition: state for partition, state in agent.partitions().items() if partition in assigned}
 
 
-def _consumed(agents: Sequence[AgentSlots]) -> Metric:
-    family = CounterMetricFamily(
-        "streamkit_records_consumed",
-        "Records read from the log, those that are delivered again included.",
-        labels=("group", "topic"),
+def _worker(slots: WorkerSlots, took: float | None) -> Sequence[Family]:
+    info, state, heartbeat, late, blocked, collecting = families = (
+        Family("streamkit_worker_info"),
+        Family("streamkit_worker_state"),
+        Family("streamkit_event_loop_heartbeat_timestamp_seconds"),
+        Family("streamkit_event_loop_lag_seconds"),
+        Family("streamkit_event_loop_blocked_seconds_total"),
+        Family("streamkit_collect_duration_seconds"),
+    )
+    info.add((slots.version,), 1)
+    present = slots.state
+    for each in STATES:
+        state.add((each,), each == present)
+    if slots.heartbeat:
+        heartbeat.add((), slots.clock.since_1970 + slots.heartbeat)
+    late.add_histogram((), slots.loop_lag)
+    blocked.add((), slots.loop_blocked)
+    if took is not None:
+        collecting.add((), took)
+    return families
+
+
+def _throughput(agents: Sequence[AgentSlots]) -> Sequence[Family]:
+    records, size, activities = families = (
+        Family("streamkit_records_consumed_total"),
+        Family("streamkit_consumed_bytes_total"),
+        Family("streamkit_consumer_time_seconds_total"),
     )
     for agent in agents:
         for topic, count in agent.consumed.copy().items():
-            family.add_metric((agent.group, topic), count)
-    return family
+            records.add((agent.group, topic), count)
+        for topic, count in agent.consumed_bytes.copy().items():
+            size.add((agent.group, topic), count)
+        for activity, seconds in agent.activities.items():
+            activities.add((agent.group, activity), seconds)
+    return families
 
 
-def _processed(agents: Sequence[AgentSlots]) -> Metric:
-    family = CounterMetricFamily(
-        "streamkit_records_processed",
-        "How deliveries ended: success, error, cancelled (by a revoke or a stop), skipped (settled before a restart), "
-        "filtered (by the handler), retried (a tier has them), dead_lettered.",
-        labels=("group", "agent", "topic", "result"),
+def _outcomes(agents: Sequence[AgentSlots]) -> Sequence[Family]:
+    processed, processing, queue_wait, end_to_end, event = families = (
+        Family("streamkit_records_processed_total"),
+        Family("streamkit_processing_duration_seconds"),
+        Family("streamkit_queue_wait_seconds"),
+        Family("streamkit_end_to_end_latency_seconds"),
+        Family("streamkit_event_timestamp_seconds"),
     )
     for agent in agents:
-        labels = _agent_labels(agent)
-        family.add_metric((*labels, "success"), agent.processed_success)
-        family.add_metric((*labels, "error"), agent.processed_error)
-        family.add_metric((*labels, "cancelled"), agent.processed_cancelled)
-        family.add_metric((*labels, "skipped"), agent.skipped)
-        family.add_metric((*labels, "filtered"), agent.processed_filtered)
+        # Kept per agent, so those of an agent of several topics belong to all of them.
+        labels = (agent.group, agent.agent, ",".join(agent.topics))
+        processed.add((*labels, "success"), agent.processed_success)
+        processed.add((*labels, "error"), agent.processed_error)
+        processed.add((*labels, "cancelled"), agent.processed_cancelled)
+        processed.add((*labels, "skipped"), agent.skipped)
+        processed.add((*labels, "filtered"), agent.processed_filtered)
         if agent.retries:
-            family.add_metric((*labels, "retried"), agent.processed_retried)
+            processed.add((*labels, "retried"), agent.processed_retried)
         if agent.has_dead_letters:
-            family.add_metric((*labels, "dead_lettered"), agent.processed_dead_lettered)
-    return family
+            processed.add((*labels, "dead_lettered"), agent.processed_dead_lettered)
+        processing.add_histogram(labels, agent.processing)
+        queue_wait.add_histogram(labels[:2], agent.queue_wait)
+        end_to_end.add_histogram(labels, agent.end_to_end)
+        if agent.event_timestamp:
+            event.add(labels[:2], agent.event_timestamp / 1000)
+    return families
 
 
-def _durations(agents: Sequence[AgentSlots]) -> Metric:
-    family = HistogramMetricFamily(
-        "streamkit_processing_duration_seconds",
-        "From the start of the handler to its end.",
-        labels=("group", "agent", "topic"),
+def _running(agents: Sequence[AgentSlots]) -> Sequence[Family]:
+    up, in_flight, limit, keys, closings = families = (
+        Family("streamkit_agent_up"),
+        Family("streamkit_in_flight_records"),
+        Family("streamkit_concurrency_limit"),
+        Family("streamkit_active_keys"),
+        Family("streamkit_partition_closings_total"),
     )
     for agent in agents:
-        counts = accumulate(agent.duration_counts.copy())
-        buckets = list(zip(_BOUNDS, counts, strict=True))
-        family.add_metric(_agent_labels(agent), buckets, sum_value=agent.duration_sum)
-    return family
+        labels = (agent.group, agent.agent)
+        up.add(labels, agent.up)
+        in_flight.add(labels, agent.in_flight())
+        limit.add(labels, agent.concurrency_limit())
+        keys.add(labels, agent.active_keys())
+        for reason, count in agent.closings.items():
+            if reason != "breaker" or agent.has_breaker:
+                closings.add((agent.group, reason), count)
+    return families
 
 
-def _in_flight(agents: Sequence[AgentSlots]) -> Metric:
-    family = GaugeMetricFamily(
-        "streamkit_in_flight_records", "Records whose handler runs at present.", labels=("group", "agent")
+def _commits(agents: Sequence[AgentSlots]) -> Sequence[Family]:
+    commits, duration, last = families = (
+        Family("streamkit_commits_total"),
+        Family("streamkit_commit_duration_seconds"),
+        Family("streamkit_last_commit_timestamp_seconds"),
     )
     for agent in agents:
-        family.add_metric((agent.group, agent.agent), agent.in_flight())
-    return family
+        commits.add((agent.group, "success"), agent.commits_succeeded)
+        commits.add((agent.group, "error"), agent.commits_failed)
+        duration.add_histogram((agent.group,), agent.commit_duration)
+        if agent.last_commit:
+            last.add((agent.group,), agent.last_commit)
+    return families
 
 
-def _commits(agents: Sequence[AgentSlots]) -> Metric:
-    family = CounterMetricFamily("streamkit_commits", "Offset commits sent.", labels=("group", "result"))
-    for agent in agents:
-        family.add_metric((agent.group, "success"), agent.commits_succeeded)
-        family.add_metric((agent.group, "error"), agent.commits_failed)
-    return family
-
-
-def _rebalances(agents: Sequence[AgentSlots]) -> Metric:
-    family = CounterMetricFamily(
-        "streamkit_rebalances",
-        "Assignments received (success), and those that ended because the group had thrown this worker out (lost).",
-        labels=("group", "result"),
+def _membership(agents: Sequence[AgentSlots]) -> Sequence[Family]:
+    rebalances, durations, lost, at_risk = families = (
+        Family("streamkit_rebalances_total"),
+        Family("streamkit_rebalance_duration_seconds"),
+        Family("streamkit_partitions_lost_total"),
+        Family("streamkit_redelivery_risk_records_total"),
     )
     for agent in agents:
-        family.add_metric((agent.group, "success"), agent.rebalances)
-        family.add_metric((agent.group, "lost"), agent.rebalances_lost)
-    return family
+        rebalances.add((agent.group, "success"), agent.rebalances)
+        rebalances.add((agent.group, "lost"), agent.rebalances_lost)
+        for phase, histogram in agent.rebalance_durations.items():
+            durations.add_histogram((agent.group, phase), histogram)
+        lost.add((agent.group,), agent.partitions_lost)
+        at_risk.add((agent.group,), agent.redelivery_risk)
+    return families
 
 
-def _assigned(agents: Sequence[AgentSlots]) -> Metric:
-    family = GaugeMetricFamily(
-        "streamkit_assigned_partitions", "Partitions assigned to this worker.", labels=("group", "topic")
+def _topics(agents: Sequence[AgentSlots]) -> Sequence[Family]:
+    assigned, existing, resets = families = (
+        Family("streamkit_assigned_partitions"),
+        Family("streamkit_topic_partitions"),
+        Family("streamkit_offset_resets_total"),
     )
     for agent in agents:
         partitions = Counter(partition.topic for partition in agent.assigned)
         for topic in sorted({*agent.topics, *partitions}):
-            family.add_metric((agent.group, topic), partitions[topic])
+            assigned.add((agent.group, topic), partitions[topic])
+        for topic, count in sorted(agent.topic_partitions.copy().items()):
+            existing.add((agent.group, topic), count)
+        for (topic, reason), count in sorted(agent.offset_resets.copy().items()):
+            resets.add((agent.group, topic, reason), count)
+    return families
+
+
+def _errors(agents: Sequence[AgentSlots]) -> Family:
+    family = Family("streamkit_errors_total")
+    for agent in agents:
+        for (stage, error), count in sorted(agent.errors.copy().items()):
+            family.add((agent.group, agent.agent, stage, error), count)
     return family
-
-
-def _agent_labels(agent: AgentSlots) -> tuple[str, str, str]:
-    # Outcomes and durations are kept per agent, so those of an agent of several topics belong to all of them.
-    return (agent.group, agent.agent, ",".join(agent.topics))

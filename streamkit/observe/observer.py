@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from streamkit.observe.address import Address, bind, bound
-from streamkit.observe.lag import STALE_AFTER, LagPoller, LagTable
+from streamkit.observe.lag import COMMIT_INTERVAL, STALE_AFTER, LagTable
+from streamkit.observe.lag_poller import LagPoller
 from streamkit.observe.slots import WorkerSlots
-from streamkit.transport.base import Admin
+from streamkit.transport.base import Admin, Reader
 
 logger = logging.getLogger("streamkit.observe")
 
@@ -39,7 +40,8 @@ class Observer:
 
     So all of it goes on while the worker's loop is blocked. It reads `slots` and writes nothing that the worker reads.
     `admin_factory` is called in the thread, anew after each outage. `http` is `HOST:PORT`, or `off` for no observer at
-    all; `http_is_default` says that nobody chose it. `lag_interval` is in seconds.
+    all; `http_is_default` says that nobody chose it. `reader_factory` is called whenever one record has to be read, to
+    tell how old a backlog is. `lag_interval` and `commit_interval`, the setting, are in seconds.
 
         with Observer(slots, transport.admin, http="127.0.0.1:9464", http_is_default=True):
             ...
@@ -52,14 +54,18 @@ class Observer:
         *,
         http: str,
         http_is_default: bool,
+        reader_factory: Callable[[], Reader] | None = None,
         lag_interval: float = LAG_INTERVAL,
+        commit_interval: float = COMMIT_INTERVAL,
     ) -> None:
         self.address: Address | None = None  # while it serves
         self._slots = slots
         self._admin_factory = admin_factory
         self._http = http
         self._http_is_default = http_is_default
+        self._reader_factory = reader_factory
         self._lag_interval = lag_interval
+        self._commit_interval = commit_interval
         self._thread: threading.Thread | None = None
         self._running: _Running | None = None
 
@@ -124,8 +130,12 @@ class Observer:
         # Imported late: prometheus_client and aiohttp are needed here only, and not by `import streamkit`.
         from streamkit.observe.server import Server
 
-        table = LagTable(stale_after=max(STALE_AFTER, 3 * self._lag_interval))
-        poller = LagPoller(self._slots, self._admin_factory, table, self._lag_interval)
+        table = LagTable(
+            stale_after=max(STALE_AFTER, 3 * self._lag_interval),
+            interval=self._lag_interval,
+            commit_interval=self._commit_interval,
+        )
+        poller = LagPoller(self._slots, self._admin_factory, table, self._lag_interval, self._reader_factory)
         server = Server(self._slots, table)
         stop = asyncio.Event()
         await server.start(listening)

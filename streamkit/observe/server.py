@@ -1,4 +1,4 @@
-"""/metrics, /livez, /readyz and /healthz over HTTP."""
+"""/metrics, /livez, /readyz, /startupz and /healthz over HTTP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import logging
 import socket
 import time
 from collections.abc import Iterable
+from typing import Protocol
 
+import orjson
 import prometheus_client
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -16,6 +18,7 @@ from prometheus_client.exposition import choose_encoder
 
 from streamkit.observe import health
 from streamkit.observe.collector import StreamkitCollector
+from streamkit.observe.exposition import text
 from streamkit.observe.lag import LagTable
 from streamkit.observe.slots import WorkerSlots
 
@@ -26,20 +29,25 @@ SHUTDOWN_TIMEOUT = 1.0  # seconds for a request that is being answered
 _OPENMETRICS = "application/openmetrics-text"
 
 
+class Collector(Protocol):
+    def collect(self) -> Iterable[Metric]: ...
+
+
 class Server:
     """Answers from its own loop, so that it answers while the worker's loop is blocked."""
 
-    def __init__(self, slots: WorkerSlots, lag: LagTable) -> None:
+    def __init__(self, slots: WorkerSlots, lag: LagTable, collector: Collector | None = None) -> None:
+        """`collector` says what is exported; everything, if it is not given."""
         self._slots = slots
-        self._started = time.monotonic()
         # Not prometheus_client's global registry: two workers of one process would be in each other's way.
         self._registry = CollectorRegistry()
-        self._registry.register(StreamkitCollector(slots, lag))
         self._registry.register(_GlobalMetrics())
+        self._collector: Collector = collector or StreamkitCollector(slots, lag)
         self._pages = {
             "/metrics": self._metrics,
             "/livez": self._livez,
             "/readyz": self._readyz,
+            "/startupz": self._startupz,
             "/healthz": self._healthz,
         }
         self._runner: web.ServerRunner | None = None
@@ -75,18 +83,30 @@ class Server:
         # Not choose_encoder(accept): it raises for a version that is no number, and agrees to any that is.
         wanted = _OPENMETRICS in request.headers.get("Accept", "")
         encode, content_type = choose_encoder(f"{_OPENMETRICS}; version=1.0.0" if wanted else "")
-        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+        own = "".join(text(self._collector.collect(), openmetrics=wanted))
+        try:
+            users = encode(self._registry)
+        except Exception:  # as with _GlobalMetrics: a label that is no text is noticed only here
+            logger.exception("the metrics in prometheus_client.REGISTRY cannot be written")
+            users = encode(CollectorRegistry())
+        return web.Response(body=own.encode() + users, headers={"Content-Type": content_type})
 
     def _livez(self, request: web.BaseRequest) -> web.Response:
-        return _verdict(health.not_live(self._slots, self._started, time.monotonic()))
+        return _verdict(health.not_live(self._slots, time.monotonic()))
 
     def _readyz(self, request: web.BaseRequest) -> web.Response:
-        return _verdict(health.not_ready(self._slots))
+        return _verdict(health.not_ready(self._slots, time.monotonic()))
+
+    def _startupz(self, request: web.BaseRequest) -> web.Response:
+        return _verdict(health.not_started(self._slots))
 
     def _healthz(self, request: web.BaseRequest) -> web.Response:
         now = time.monotonic()
-        live = not health.not_live(self._slots, self._started, now)
-        return _text(health.summary(self._slots, self._started, now), status=200 if live else 503)
+        status = 503 if health.not_live(self._slots, now) else 200
+        if request.query.get("format") == "json" or "application/json" in request.headers.get("Accept", ""):
+            body = orjson.dumps(health.report(self._slots, now), option=orjson.OPT_INDENT_2)
+            return web.Response(body=body + b"\n", status=status, content_type="application/json")
+        return _text(health.summary(self._slots, now), status=status)
 
 
 class _Request(web.BaseRequest):

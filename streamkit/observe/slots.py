@@ -6,21 +6,43 @@ from its own thread at scrape; a reading may miss the last few records, never mo
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import get_args
+from math import inf
+from typing import Final, Literal, get_args
 
+from streamkit.buckets import DEFAULT_BUCKETS, Bounds, Buckets
 from streamkit.core.failures import Reason
+from streamkit.observe.histogram import Histogram
+from streamkit.observe.partition_state import PartitionState
+from streamkit.observe.vitals import Vitals
 from streamkit.record import TopicPartition
-
-# Upper bounds in seconds, inclusive; one more bucket holds what is slower.
-DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-# The first one holds what came early.
-LATENESS_BUCKETS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 # Why a record goes to the dead letters.
 REASONS: tuple[Reason, ...] = get_args(Reason)
+Activity = Literal["poll", "dispatch", "backpressure", "rebalance"]
+Closing = Literal["backpressure", "breaker"]
+Phase = Literal["drain", "join", "assign"]
+Reset = Literal["no_offset", "out_of_range"]
+STATES: Final = ("starting", "running", "draining", "stopped")
+ErrorStage = Literal["decode-key", "decode-value", "handle", "sink", "commit", "fetch"]
+
+MOST_ERROR_CLASSES: Final = 20
+OTHER_ERRORS: Final = "_OTHER"
+
+
+class WallClock:
+    """Tells the wall's time from the loop's, so that the hot path reads one clock only."""
+
+    __slots__ = ("since_1970",)
+
+    def __init__(self) -> None:
+        self.since_1970 = time.time() - time.monotonic()  # the wall clock when the loop's was 0
+
+    def set(self, wall: float, loop_time: float) -> None:
+        """What both of them show now, in seconds."""
+        self.since_1970 = wall - loop_time
 
 
 class AgentSlots:
@@ -31,51 +53,82 @@ class AgentSlots:
     """
 
     __slots__ = (
+        "_buckets",
+        "active_keys",
+        "activities",
         "agent",
         "assigned",
         "blocked",
         "breaker_open",
         "breaker_openings",
         "breaker_since",
+        "clock",
+        "closings",
+        "commit_duration",
         "commits_failed",
         "commits_succeeded",
         "concurrency",
+        "concurrency_limit",
         "consumed",
+        "consumed_bytes",
         "dead_letter_failures",
         "dead_letters",
-        "duration_counts",
-        "duration_sum",
+        "end_to_end",
+        "errors",
+        "event_timestamp",
         "group",
         "has_breaker",
         "has_dead_letters",
         "has_in_place",
         "held",
         "in_flight",
-        "late_counts",
-        "late_sum",
+        "last_commit",
+        "lateness",
+        "offset_resets",
         "oldest_due",
+        "partitions",
+        "partitions_lost",
         "processed_cancelled",
         "processed_dead_lettered",
         "processed_error",
         "processed_filtered",
         "processed_retried",
         "processed_success",
+        "processing",
+        "queue_wait",
+        "read_at",
+        "rebalance_durations",
         "rebalances",
         "rebalances_lost",
+        "redelivery_risk",
         "retries",
         "retries_in_place",
         "retry_failures",
         "skipped",
         "tier_topics",
+        "topic_partitions",
         "topics",
+        "up",
     )
 
-    def __init__(self, agent: str, group: str, topics: tuple[str, ...], concurrency: int) -> None:
+    def __init__(
+        self,
+        agent: str,
+        group: str,
+        topics: tuple[str, ...],
+        concurrency: int,
+        buckets: Mapping[str, Bounds] = DEFAULT_BUCKETS,
+        clock: WallClock | None = None,
+    ) -> None:
         self.agent = agent
         self.group = group
         self.topics = topics
         self.concurrency = concurrency
+        self.clock = WallClock() if clock is None else clock
+        self._buckets = buckets
+        self.up = False  # from its beginning to its end
         self.consumed: dict[str, int] = defaultdict(int, dict.fromkeys(topics, 0))  # records handed over by poll
+        self.consumed_bytes: dict[str, int] = defaultdict(int, dict.fromkeys(topics, 0))  # of their keys and values
         self.skipped = 0  # of them, settled before according to the offset map: not run again
         self.processed_success = 0
         self.processed_error = 0
@@ -83,14 +136,33 @@ class AgentSlots:
         self.processed_filtered = 0  # Skip
         self.processed_retried = 0  # gone to a tier
         self.processed_dead_lettered = 0
-        self.duration_counts = [0] * (len(DURATION_BUCKETS) + 1)  # not cumulative
-        self.duration_sum = 0.0  # seconds
+        self.processing = self._histogram("streamkit_processing_duration_seconds")
+        self.queue_wait = self._histogram("streamkit_queue_wait_seconds")
+        self.end_to_end = self._histogram("streamkit_end_to_end_latency_seconds")
+        self.event_timestamp = 0  # the latest of a settled record, in ms since 1970
+        self.activities: dict[Activity, float] = dict.fromkeys(get_args(Activity), 0.0)  # seconds of the reading task
+        self.errors: dict[tuple[ErrorStage, str], int] = {}  # by stage and class
         self.in_flight: Callable[[], int] = int  # read at scrape
+        self.concurrency_limit: Callable[[], int] = lambda: self.concurrency  # read at scrape
+        self.active_keys: Callable[[], int] = int  # read at scrape
+        self.partitions: Callable[[], Mapping[TopicPartition, PartitionState]] = dict  # at scrape, and for the lag
+        self.closings: dict[Closing, int] = dict.fromkeys(get_args(Closing), 0)
         self.commits_succeeded = 0
         self.commits_failed = 0
+        self.commit_duration = self._histogram("streamkit_commit_duration_seconds")
+        self.last_commit = 0.0  # that was stored, in seconds since 1970
         self.rebalances = 0  # assignments received
         self.rebalances_lost = 0  # assignments that ended because the group had thrown this member out
+        rebalance = "streamkit_rebalance_duration_seconds"
+        self.rebalance_durations: dict[Phase, Histogram] = {
+            phase: self._histogram(rebalance) for phase in get_args(Phase)
+        }
+        self.partitions_lost = 0
+        self.redelivery_risk = 0  # records that run again although something of them had run
+        self.offset_resets: dict[tuple[str, Reset], int] = {}  # by topic
+        self.topic_partitions: dict[str, int] = {}  # that the topics have; of those that are known
         self.assigned: frozenset[TopicPartition] = frozenset()
+        self.read_at = inf  # loop time of the reading task's last round; inf while it need not read
         self.has_in_place = False
         self.has_dead_letters = False
         self.has_breaker = False
@@ -100,8 +172,7 @@ class AgentSlots:
         self.retry_failures: dict[int, int] = defaultdict(int)  # copies that a tier did not take; each attempt counts
         self.dead_letters: dict[str, int] = defaultdict(int)  # acknowledged, by reason
         self.dead_letter_failures = 0  # each attempt counts
-        self.late_counts: dict[int, list[int]] = {}  # by tier; not cumulative
-        self.late_sum: dict[int, float] = {}  # by tier; seconds, what came early as 0
+        self.lateness: dict[int, Histogram] = {}  # by tier
         self.oldest_due: Callable[[], Mapping[int, float]] = dict  # by tier, s since 1970; at scrape
         self.blocked: Callable[[], int] = int  # records whose copy is not taken, so that their keys wait; at scrape
         self.held: Callable[[], int] = int  # records that failed and wait for the breaker; at scrape
@@ -132,6 +203,7 @@ class AgentSlots:
         """Count what is read of these topics too, from 0 on."""
         for name in names:
             self.consumed.setdefault(name, 0)
+            self.consumed_bytes.setdefault(name, 0)
 
     def add_tiers(self, topics: Mapping[str, int]) -> None:
         """Count what is read of these tiers too, undeclared ones included: their numbers by topic name."""
@@ -142,50 +214,90 @@ class AgentSlots:
 
     def observe_lateness(self, tier: int, seconds: float) -> None:
         """Take in how long after its due time the handler of a retried record started; negative if before."""
-        self._lateness(tier)[bisect_left(LATENESS_BUCKETS, seconds)] += 1
-        self.late_sum[tier] += max(seconds, 0.0)
+        lateness = self._lateness(tier)
+        lateness.observe(seconds)
+        lateness.sum -= min(seconds, 0.0)  # what came early counts as 0
 
-    def _lateness(self, tier: int) -> list[int]:
-        self.late_sum.setdefault(tier, 0.0)  # first: who sees the counts finds the sum
-        return self.late_counts.setdefault(tier, [0] * (len(LATENESS_BUCKETS) + 1))
+    def note_error(self, stage: ErrorStage, error: BaseException) -> None:
+        """Count an error by its class; those of ever more classes together."""
+        key = stage, type(error).__qualname__
+        if key not in self.errors:
+            classes = {name for _, name in self.errors} - {OTHER_ERRORS}
+            if key[1] not in classes and len(classes) >= MOST_ERROR_CLASSES:
+                key = stage, OTHER_ERRORS
+        self.errors[key] = self.errors.get(key, 0) + 1
+
+    def note_reset(self, topic: str, reason: Reset) -> None:
+        self.offset_resets[topic, reason] = self.offset_resets.get((topic, reason), 0) + 1
+
+    def _lateness(self, tier: int) -> Histogram:
+        found = self.lateness.get(tier)
+        if found is None:
+            found = self.lateness[tier] = self._histogram("streamkit_retry_delay_error_seconds")
+        return found
+
+    def _histogram(self, name: str) -> Histogram:
+        return Histogram(self._buckets[name])
 
 
 class ProducedSlots:
     """Outputs of this worker to one topic."""
 
-    __slots__ = ("acknowledged", "failed", "topic")
+    __slots__ = ("acknowledged", "duration", "failed", "topic")
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, bounds: Bounds = DEFAULT_BUCKETS["streamkit_produce_duration_seconds"]) -> None:
         self.topic = topic
         self.acknowledged = 0
         self.failed = 0
+        self.duration = Histogram(bounds)  # of batches, from sending to acknowledgement
 
 
 class WorkerSlots:
     """Everything that is scraped, and what /livez and /readyz answer from.
 
     `state` goes starting → running → draining → stopped. `heartbeat` is `time.monotonic()`, written by the loop every
-    250 ms. `unready` says why the worker takes no work at present, empty when it does.
+    250 ms. `unready` says why the worker takes no work at present, empty when it does. `detail` and `buckets` are the
+    settings `metrics_detail` and `metrics_buckets`.
     """
 
-    __slots__ = ("agents", "heartbeat", "produced", "state", "unready", "version")
+    __slots__ = (
+        "_buckets",
+        "agents",
+        "clock",
+        "detail",
+        "heartbeat",
+        "loop_blocked",
+        "loop_lag",
+        "produced",
+        "state",
+        "unready",
+        "version",
+        "vitals",
+    )
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, *, detail: str = "auto", buckets: Buckets = ()) -> None:
         self.version = version
+        self.detail = detail
+        self._buckets: Mapping[str, Bounds] = {**DEFAULT_BUCKETS, **dict(buckets)}
+        self.clock = WallClock()
         self.state = "starting"
         self.heartbeat = 0.0
+        self.loop_lag = Histogram(self._buckets["streamkit_event_loop_lag_seconds"])  # of the heartbeats
+        self.loop_blocked = 0.0  # seconds that they were later than they may be
         self.unready = "not started"
+        self.vitals = Vitals()
         self.agents: dict[str, AgentSlots] = {}
         self.produced: dict[str, ProducedSlots] = {}
 
     def agent(self, agent: str, group: str, topics: tuple[str, ...], concurrency: int) -> AgentSlots:
         """Add the slots of an agent."""
-        slots = self.agents[agent] = AgentSlots(agent, group, topics, concurrency)
+        slots = self.agents[agent] = AgentSlots(agent, group, topics, concurrency, self._buckets, self.clock)
         return slots
 
     def output(self, topic: str) -> ProducedSlots:
         """The slots of an output topic, made on first use."""
         slots = self.produced.get(topic)
         if slots is None:
-            slots = self.produced[topic] = ProducedSlots(topic)
+            bounds = self._buckets["streamkit_produce_duration_seconds"]
+            slots = self.produced[topic] = ProducedSlots(topic, bounds)
         return slots

@@ -8,16 +8,17 @@ import urllib.request
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamkit.observe.collector import StreamkitCollector
-from streamkit.observe.lag import LagTable
+from streamkit.observe.lag import LagTable, Offsets
 from streamkit.observe.observer import Observer
+from streamkit.observe.partition_state import PartitionState
 from streamkit.observe.slots import AgentSlots, WorkerSlots
 from streamkit.record import TopicPartition
-from streamkit.transport.base import CommittedOffset, LogRange, NewTopic, TopicInfo, Unreachable
+from streamkit.transport.base import CommittedOffset, GroupInfo, LogRange, NewTopic, TopicInfo, Unreachable
 
 ORDERS = [TopicPartition("orders", n) for n in range(3)]
 FIRST_TIER, SECOND_TIER = "orders.billing.charge.retry-1", "orders.billing.charge.retry-2"
@@ -46,10 +47,53 @@ def worker_with_every_metric() -> tuple[WorkerSlots, LagTable]:
     agent.assigned = frozenset([ORDERS[0], TopicPartition(FIRST_TIER, 0)])
     agent.oldest_due = lambda: {1: 1_790_000_000.5}
     agent.observe_lateness(1, 0.02)
+    agent.event_timestamp, agent.last_commit = 1_790_000_000_000, 1_790_000_000.0
+    agent.topic_partitions["orders"] = 3
+    agent.note_reset("orders", "no_offset")
+    agent.note_error("handle", KeyError())
+    agent.partitions = lambda: dict.fromkeys(agent.assigned, a_reading())
     slots.output("invoices")
     lag = LagTable()
-    lag.record(agent.group, dict.fromkeys(agent.assigned, 7), at=1_790_000_000.0)
+    lag.record(agent.group, dict.fromkeys(agent.assigned, behind(7)), at=1_790_000_000.0)
+    lag.judge(agent)
     return slots, lag
+
+
+def behind(records: int) -> Offsets:
+    """A sample of a partition whose lag this is."""
+    return Offsets(0, records, 0)
+
+
+AT_REST: dict[str, Any] = {
+    "unsettled": 7,
+    "position": 7,
+    "head_timestamp": None,
+    "head_started": None,
+    "buffered": 0,
+    "settled_ahead": 0,
+    "closed": "",
+    "buffered_bytes": 0,
+}
+"""What is different of a partition in which all is settled."""
+
+
+def a_reading(**other: Any) -> PartitionState:
+    """Of a partition at work, closed for back-pressure, whose oldest record runs."""
+    state = PartitionState(
+        unsettled=100,
+        position=150,
+        head_timestamp=1_790_000_000.5,
+        head_started=1_790_000_001.5,
+        head_due=None,
+        head_blocked=False,
+        buffered=30,
+        settled_ahead=20,
+        closed="backpressure",
+        fetched_at=1_790_000_002.0,
+        progressed_at=1_790_000_003.0,
+        buffered_bytes=9_000,
+    )
+    return state._replace(**other)
 
 
 @dataclass
@@ -83,6 +127,9 @@ class FakeAdmin:
         raise NotImplementedError
 
     async def all_topics(self) -> frozenset[str]:
+        raise NotImplementedError
+
+    async def group(self, name: str) -> GroupInfo:
         raise NotImplementedError
 
     async def all_groups(self) -> frozenset[str]:

@@ -1,146 +1,70 @@
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from streamkit.observe import lag as lag_module
-from streamkit.observe.lag import LagPoller, LagTable
-from streamkit.observe.slots import AgentSlots, WorkerSlots
+from streamkit.core.lag import Found, Oldest
+from streamkit.core.lag_status import Reason, Status
+from streamkit.observe.lag import LagTable, Offsets, PartitionLag, Unread
+from streamkit.observe.lag_metrics import LAG_GAUGES, lag_metrics
+from streamkit.observe.partition_state import PartitionState
+from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
-from streamkit.transport.base import LogRange
-from tests.observe.support import ORDERS, Brokers, running_worker
+from tests.observe.support import FIRST_TIER, ORDERS, Sample, behind, retrying_worker, running_worker, series
 
 GROUP = "billing.charge"
+NOW = 1_790_000_000.0
+FIRST = ORDERS[0]
+TIER = TopicPartition(FIRST_TIER, 0)
 
 
-def assigned_worker(*partitions: TopicPartition) -> tuple[WorkerSlots, AgentSlots]:
-    slots, agent = running_worker()
-    agent.assigned = frozenset(partitions)
-    return slots, agent
+def state(unsettled: int, **given: float | bool | str | None) -> PartitionState:
+    """Of a partition whose head is not in memory, unless given."""
+    made = PartitionState(unsettled, unsettled, None, None, None, False, 0, 0, "", NOW - 50, NOW - 60)
+    return made._replace(**given)  # type: ignore[arg-type]
 
 
-def sampled(slots: WorkerSlots, brokers: Brokers, table: LagTable | None = None) -> LagTable:
-    """The table after one sample."""
-    table = table or LagTable()
-    asyncio.run(LagPoller(slots, brokers.admin, table, 10.0).sample())
-    return table
+def an_agent(**states: PartitionState) -> AgentSlots:
+    """With states of partitions of orders, as in `p0=state(5)`."""
+    _, agent = running_worker()
+    found = {TopicPartition("orders", int(name[1:])): one for name, one in states.items()}
+    agent.assigned = frozenset(found)
+    agent.partitions = lambda: found
+    return agent
 
 
-def polling(slots: WorkerSlots, brokers: Brokers, watch: Callable[[LagTable], Awaitable[None]]) -> None:
-    """Run a poller that samples by itself only when assignments change, until `watch` returns; 10 s at most."""
+class Clock:
+    """Both clocks of a table."""
 
-    async def main() -> None:
-        table = LagTable()
-        poller = asyncio.create_task(LagPoller(slots, brokers.admin, table, 600.0).run())
-        try:
-            async with asyncio.timeout(10):
-                await watch(table)
-        finally:
-            poller.cancel()
-            with suppress(asyncio.CancelledError):
-                await poller
+    def __init__(self) -> None:
+        self.now = NOW
 
-    asyncio.run(main())
+    def table(self) -> LagTable:
+        return LagTable(clock=lambda: self.now, wall=lambda: self.now)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110  a table announces nothing
-        await asyncio.sleep(0.005)
+def scraped(table: LagTable, *agents: AgentSlots) -> dict[Sample, float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in lag_metrics(agents, table)
+        for sample in family.samples
+    }
 
 
-def test_lag_is_what_lies_between_the_commit_and_the_end() -> None:
-    slots, agent = assigned_worker(*ORDERS)
-    brokers = Brokers(
-        committed={ORDERS[0]: 40, ORDERS[1]: 5},
-        ranges={ORDERS[0]: LogRange(0, 100), ORDERS[1]: LogRange(30, 100), ORDERS[2]: LogRange(90, 100)},
-    )
-    table = sampled(slots, brokers)
-    # A commit below the log's start counts from the start, and so does none at all: what is gone will not be read.
-    assert table.current(GROUP, agent.assigned) == {ORDERS[0]: 60, ORDERS[1]: 70, ORDERS[2]: 10}
-
-
-def test_the_commit_is_read_before_the_end_so_lag_is_never_too_low() -> None:
-    slots, agent = assigned_worker(ORDERS[0])
-    brokers = Brokers(committed={ORDERS[0]: 50}, ranges={ORDERS[0]: LogRange(0, 100)})
-
-    def a_producer_and_the_group_move_on() -> None:
-        brokers.ranges[ORDERS[0]] = LogRange(0, 1_000)
-        brokers.committed[ORDERS[0]] = 990
-
-    brokers.before_ranges = a_producer_and_the_group_move_on
-    assert sampled(slots, brokers).current(GROUP, agent.assigned) == {ORDERS[0]: 950}
-
-
-def test_a_commit_beyond_the_end_is_no_lag() -> None:
-    slots, agent = assigned_worker(ORDERS[0])
-    brokers = Brokers(committed={ORDERS[0]: 120}, ranges={ORDERS[0]: LogRange(0, 100)})
-    assert sampled(slots, brokers).current(GROUP, agent.assigned) == {ORDERS[0]: 0}
-
-
-def test_a_partition_that_the_brokers_do_not_know_has_no_lag() -> None:
-    slots, agent = assigned_worker(*ORDERS[:2])
-    brokers = Brokers(ranges={ORDERS[1]: LogRange(0, 7)})
-    assert sampled(slots, brokers).current(GROUP, agent.assigned) == {ORDERS[1]: 7}
-
-
-def test_nothing_is_asked_while_nothing_is_assigned() -> None:
-    slots, _ = assigned_worker()
-    brokers = Brokers()
-    sampled(slots, brokers)
-    assert brokers.calls == []
-
-
-def test_a_new_assignment_is_sampled_without_waiting_for_the_interval() -> None:
-    slots, agent = assigned_worker()
-    brokers = Brokers(ranges={ORDERS[0]: LogRange(0, 7), ORDERS[1]: LogRange(0, 8)})
-
-    async def watch(table: LagTable) -> None:
-        agent.assigned = frozenset(ORDERS[:1])
-        await until(lambda: table.current(GROUP, agent.assigned) == {ORDERS[0]: 7})
-        agent.assigned = frozenset(ORDERS[:2])
-        await until(lambda: table.current(GROUP, agent.assigned) == {ORDERS[0]: 7, ORDERS[1]: 8})
-
-    polling(slots, brokers, watch)
-
-
-def test_lag_is_read_again_after_every_interval() -> None:
-    slots, agent = assigned_worker(ORDERS[0])
-    brokers = Brokers(ranges={ORDERS[0]: LogRange(0, 7)})
-
-    async def main() -> None:
-        table = LagTable()
-        poller = asyncio.create_task(LagPoller(slots, brokers.admin, table, 0.01).run())
-        await until(lambda: table.current(GROUP, agent.assigned) == {ORDERS[0]: 7})
-        brokers.ranges[ORDERS[0]] = LogRange(0, 9)
-        await until(lambda: table.current(GROUP, agent.assigned) == {ORDERS[0]: 9})
-        poller.cancel()
-        with suppress(asyncio.CancelledError):
-            await poller
-
-    asyncio.run(asyncio.wait_for(main(), 10))
-    assert brokers.open == 0
-
-
-def test_a_partition_that_comes_back_has_no_lag_until_it_is_sampled() -> None:
-    slots, agent = assigned_worker(ORDERS[0])
-    table = LagTable()
-    brokers = Brokers(ranges={ORDERS[0]: LogRange(0, 7), ORDERS[1]: LogRange(0, 8)})
-    sampled(slots, brokers, table)
-    agent.assigned = frozenset(ORDERS[1:2])
-    sampled(slots, brokers, table)
-    assert table.current(GROUP, ORDERS) == {ORDERS[1]: 8}
+def of_first(name: str, **labels: str) -> Sample:
+    return series(f"streamkit_{name}", group=GROUP, topic="orders", partition="0", **labels)
 
 
 def test_a_lag_grows_stale_after_a_minute_without_a_sample() -> None:
     now = 1_000.0
     table = LagTable(clock=lambda: now)
-    table.record(GROUP, {ORDERS[0]: 5, ORDERS[1]: 6}, at=1.0)
+    table.record(GROUP, {ORDERS[0]: behind(5), ORDERS[1]: behind(6)}, at=1.0)
     now += 40.0
-    table.record(GROUP, {ORDERS[1]: 7}, at=41.0)
+    table.record(GROUP, {ORDERS[1]: behind(7)}, at=41.0)
     now += 20.0
     assert table.current(GROUP, ORDERS) == {ORDERS[0]: 5, ORDERS[1]: 7}
     now += 0.1
@@ -148,68 +72,156 @@ def test_a_lag_grows_stale_after_a_minute_without_a_sample() -> None:
     assert table.sampled_at(GROUP) == 41.0
 
 
-def test_an_outage_keeps_the_last_lag_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    slots, agent = assigned_worker(ORDERS[0])
-    brokers = Brokers(ranges={ORDERS[0]: LogRange(0, 7)})
-    table = LagTable()
+def test_a_partition_has_all_its_series_when_everything_is_known() -> None:
+    clock, agent = Clock(), an_agent(p0=state(40, head_timestamp=NOW - 7.5))
+    table = clock.table()
+    table.record(GROUP, {FIRST: Offsets(10, 100, 35)}, at=NOW - 1)
+    table.judge(agent)
+    assert scraped(table, agent) == {
+        of_first("consumer_lag_records"): 65,
+        of_first("consumer_lag_seconds"): 7.5,
+        of_first("oldest_unprocessed_timestamp_seconds"): NOW - 7.5,
+        of_first("log_end_offset"): 100,
+        of_first("committed_offset"): 35,
+        of_first("consumer_lead_records"): 25,
+        of_first("partition_status", status="ok", reason=""): 1,
+        series("streamkit_lag_sample_timestamp_seconds", group=GROUP): NOW - 1,
+    }
 
-    async def main() -> None:
-        poller = LagPoller(slots, brokers.admin, table, 10.0)
-        await poller.sample()
-        brokers.down = True
-        for _ in range(3):
-            await poller.sample()
-        assert table.current(GROUP, agent.assigned) == {ORDERS[0]: 7}
-        assert brokers.open == 0
-        brokers.down = False
-        brokers.ranges[ORDERS[0]] = LogRange(0, 9)
-        await poller.sample()
-        assert table.current(GROUP, agent.assigned) == {ORDERS[0]: 9}
 
-    with caplog.at_level(logging.INFO, "streamkit.observe"):
-        asyncio.run(main())
-    assert caplog.messages == [
-        f"the lag of {GROUP} cannot be read: Unreachable: no broker answered; trying again every 10 s",
-        f"the lag of {GROUP} is read again",
+def test_a_partition_that_is_caught_up_has_a_lag_of_0_and_no_oldest_record() -> None:
+    clock, agent = Clock(), an_agent(p0=state(100))
+    table = clock.table()
+    table.record(GROUP, {FIRST: Offsets(10, 100, 100)}, at=NOW)
+    samples = scraped(table, agent)
+    assert (samples[of_first("consumer_lag_records")], samples[of_first("consumer_lag_seconds")]) == (0, 0)
+    assert of_first("oldest_unprocessed_timestamp_seconds") not in samples
+
+
+def test_what_is_not_known_is_absent() -> None:
+    clock, agent = Clock(), an_agent(p0=state(40))
+    table = clock.table()
+    assert scraped(table, agent) == {}
+    agent.partitions = dict
+    assert scraped(table, agent) == {}
+    table.record(GROUP, {FIRST: Offsets(10, 100, None)}, at=NOW)
+    table.judge(agent)
+    assert scraped(table, agent) == {
+        of_first("consumer_lag_records"): 90,
+        of_first("log_end_offset"): 100,
+        series("streamkit_lag_sample_timestamp_seconds", group=GROUP): NOW,
+    }
+
+
+def test_a_record_in_memory_has_its_age_before_any_sample() -> None:
+    agent = an_agent(p0=state(40, head_timestamp=NOW - 7))
+    assert scraped(Clock().table(), agent)[of_first("consumer_lag_seconds")] == 7
+
+
+def test_what_the_brokers_said_a_minute_ago_is_absent_and_the_age_of_what_waits_goes_on() -> None:
+    clock, agent = Clock(), an_agent(p0=state(40, head_timestamp=NOW - 7), p1=state(100))
+    table = clock.table()
+    table.record(GROUP, dict.fromkeys(ORDERS[:2], Offsets(0, 100, 40)), at=NOW)
+    table.judge(agent)
+    clock.now += 61
+    assert scraped(table, agent) == {
+        of_first("consumer_lag_seconds"): 68,
+        of_first("oldest_unprocessed_timestamp_seconds"): NOW - 7,
+        series("streamkit_lag_sample_timestamp_seconds", group=GROUP): NOW,
+    }
+
+
+def test_a_partition_that_is_not_assigned_has_no_series_though_the_engine_still_tells_of_it() -> None:
+    clock, agent = Clock(), an_agent(p0=state(40, head_timestamp=NOW - 7))
+    table = clock.table()
+    table.record(GROUP, {FIRST: behind(5)}, at=NOW)
+    table.judge(agent)
+    agent.assigned = frozenset()
+    assert scraped(table, agent) == {}
+    table.judge(agent)
+    assert table.unread(agent) == []
+
+
+def test_a_partition_that_comes_back_is_known_by_nothing_that_was_before() -> None:
+    clock, agent = Clock(), an_agent(p0=state(40))
+    table = clock.table()
+    table.record(GROUP, {FIRST: Offsets(0, 100, 40)}, at=NOW)
+    table.note_read(Unread(GROUP, FIRST, 40, 100), Found(40, NOW - 500))
+    assert scraped(table, agent)[of_first("consumer_lag_seconds")] == 500
+    table.retain({})
+    table.record(GROUP, {FIRST: Offsets(0, 100, 40)}, at=NOW)
+    assert of_first("consumer_lag_seconds") not in scraped(table, agent)
+
+
+def test_a_topic_that_was_made_anew_is_judged_anew() -> None:
+    clock, agent = Clock(), an_agent(p0=state(40))
+    table = clock.table()
+    for committed, end, status in ((40, 100, "ok"), (30, 100, "rewound"), (0, 5, "ok")):
+        table.record(GROUP, {FIRST: Offsets(0, end, committed)}, at=clock.now)
+        table.judge(agent)
+        assert of_first("partition_status", status=status, reason="") in scraped(table, agent)
+        clock.now += 10
+
+
+def test_what_the_engine_says_goes_into_the_verdict() -> None:
+    cases = [
+        (state(40), False, ("stalled", "not_fetching")),
+        (state(40, head_timestamp=NOW), False, ("stalled", "handler")),
+        (state(40, head_timestamp=NOW, head_blocked=True), False, ("stalled", "dlq_blocked")),
+        (state(40, head_timestamp=NOW, closed="rebalance"), False, ("paused", "rebalance")),
+        (state(40, head_timestamp=NOW, closed="backpressure"), False, ("paused", "backpressure")),
+        (state(40, head_timestamp=NOW), True, ("paused", "breaker")),
+        (state(5), False, ("ok", "")),  # settled up to where the log starts
     ]
+    for told, breaker_open, expected in cases:
+        clock, agent = Clock(), an_agent(p0=told)
+        table = clock.table()
+        agent.breaker_open = breaker_open
+        for _ in range(10):
+            start, end = (10, 10) if told.unsettled == 5 else (10, 100)
+            table.record(GROUP, {FIRST: Offsets(start, end, told.unsettled)}, at=clock.now)
+            table.judge(agent)
+            clock.now += 10
+        assert table.partitions(agent)[FIRST].verdict == expected
 
 
-def test_a_group_that_may_not_be_read_does_not_hide_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    slots, agent = assigned_worker(ORDERS[0])
-    other = slots.agent("audit", "billing.audit", ("orders",), 1)
-    other.assigned = agent.assigned
-    brokers = Brokers(ranges={ORDERS[0]: LogRange(0, 7)}, refused_groups={other.group})
-    table = LagTable()
-    with caplog.at_level(logging.WARNING, "streamkit.observe"):
-        sampled(slots, brokers, table)
-    assert table.current(GROUP, agent.assigned) == {ORDERS[0]: 7}
-    assert table.current(other.group, other.assigned) == {}
-    assert [m.partition(":")[0] for m in caplog.messages] == ["the lag of billing.audit cannot be read"]
+def test_a_tier_has_the_lag_by_which_its_head_is_overdue() -> None:
+    _, agent = retrying_worker()
+    agent.assigned = frozenset([TIER])
+    clock = Clock()
+    table = clock.table()
+    table.record(GROUP, {TIER: behind(5)}, at=NOW)
+    agent.partitions = lambda: {TIER: state(0, head_timestamp=NOW - 900, head_due=NOW + 30)}
+    table.judge(agent)
+    known = table.partitions(agent)[TIER]
+    assert (known.oldest, known.seconds, known.verdict) == (Oldest(NOW + 30), 0, ("ok", "retry_wait"))
+    clock.now += 45
+    assert table.partitions(agent)[TIER].seconds == 15
 
 
-def test_brokers_that_never_answer_are_given_up_and_asked_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_only_what_cannot_be_known_otherwise_is_read() -> None:
+    clock = Clock()
+    table = clock.table()
+    agent = an_agent(p0=state(40), p1=state(40, head_timestamp=NOW), p2=state(100))
+    assert table.unread(agent) == []
+    table.record(GROUP, dict.fromkeys(ORDERS, Offsets(0, 100, 40)), at=NOW)
+    assert table.unread(agent) == [Unread(GROUP, FIRST, 40, 100)]
+    table.note_read(Unread(GROUP, FIRST, 40, 100), None)
+    assert table.unread(agent) == [Unread(GROUP, FIRST, 40, 100)]
+    table.note_read(Unread(GROUP, FIRST, 40, 100), Found(40, NOW - 500))
+    assert table.unread(agent) == []
+
+
+@pytest.mark.parametrize(("name", "value_of"), LAG_GAUGES)
+def test_nothing_is_told_of_a_partition_of_which_nothing_is_known(
+    name: str, value_of: Callable[[PartitionLag], float | None]
 ) -> None:
-    monkeypatch.setattr(lag_module, "SAMPLE_TIMEOUT", 0.01)
-    slots, agent = assigned_worker(ORDERS[0])
-    hung, answering = Brokers(), Brokers(ranges={ORDERS[0]: LogRange(0, 7)})
-    hung_admin = hung.admin()
+    assert value_of(PartitionLag()) is None
 
-    async def never(*_: object) -> None:
-        await asyncio.Event().wait()
 
-    monkeypatch.setattr(hung_admin, "committed", never)
-    admins = iter([hung_admin, answering.admin()])
-
-    async def main() -> None:
-        table = LagTable()
-        poller = LagPoller(slots, lambda: next(admins), table, 10.0)
-        await poller.sample()
-        assert (table.current(GROUP, agent.assigned), hung.open) == ({}, 0)
-        assert caplog.messages == [
-            f"the lag of {GROUP} cannot be read: no answer within 0.01 s; trying again every 10 s"
-        ]
-        await poller.sample()
-        assert table.current(GROUP, agent.assigned) == {ORDERS[0]: 7}
-
-    asyncio.run(main())
+def test_the_page_explains_every_status_with_its_reasons() -> None:
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(\w+)`)? ?\| .+ \|$", page, re.MULTILINE)
+    explained = [row for row in rows if row[0] in get_args(Status)]
+    assert {status for status, _ in explained} == set(get_args(Status))
+    assert {reason for _, reason in explained} == set(get_args(Reason))

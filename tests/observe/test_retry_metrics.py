@@ -7,15 +7,17 @@ import pytest
 from prometheus_client.core import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
+from streamkit.buckets import DEFAULT_BUCKETS
 from streamkit.observe.collector import StreamkitCollector
 from streamkit.observe.lag import LagTable
-from streamkit.observe.slots import LATENESS_BUCKETS, REASONS, AgentSlots, WorkerSlots
+from streamkit.observe.slots import REASONS, AgentSlots, WorkerSlots
 from streamkit.record import TopicPartition
 from tests.observe.support import (
     FIRST_TIER,
     ORDERS,
     SECOND_TIER,
     Sample,
+    behind,
     collect,
     observing,
     retrying_worker,
@@ -44,8 +46,16 @@ def test_an_agent_without_retry_has_none_of_it() -> None:
     slots, _ = running_worker()
     assert of_retries(collect(slots)) == {}
     text = text_of(slots)
-    for word in ("streamkit_retr", "dead_letter_", "dead_letters_", "streamkit_blocked", "breaker", "streamkit_held"):
+    for word in (
+        "streamkit_retr",
+        "dead_letter_",
+        "dead_letters_",
+        "streamkit_blocked",
+        "streamkit_breaker",
+        "streamkit_held",
+    ):
         assert word not in text
+    assert 'reason="breaker"' not in text
     assert 'result="retried"' not in text
     assert 'result="dead_lettered"' not in text
 
@@ -167,9 +177,10 @@ def test_what_waits_in_a_tier_is_the_lag_of_its_assigned_partitions() -> None:
     first = [TopicPartition(FIRST_TIER, n) for n in range(3)]
     other, second = TopicPartition("returns.billing.charge.retry-1", 0), TopicPartition(SECOND_TIER, 0)
     agent.assigned = frozenset([*ORDERS, *first[:2], other, second])
-    lag.record(GROUP, {**dict.fromkeys(ORDERS, 1_000), first[0]: 10, first[1]: 20, other: 3, second: 0}, at=1.0)
+    waiting = {first[0]: 10, first[1]: 20, other: 3, second: 0}
+    lag.record(GROUP, {p: behind(n) for p, n in {**dict.fromkeys(ORDERS, 1_000), **waiting}.items()}, at=1.0)
     assert pending(slots, lag) == {"1": 33, "2": 0}
-    lag.record(GROUP, {first[2]: 500}, at=2.0)
+    lag.record(GROUP, {first[2]: behind(500)}, at=2.0)
     assert pending(slots, lag) == {"1": 33, "2": 0}
 
 
@@ -179,7 +190,7 @@ def test_what_waits_in_a_tier_is_absent_when_a_part_of_it_is_not_known() -> None
     agent.assigned = frozenset(
         [TopicPartition(FIRST_TIER, 0), TopicPartition(FIRST_TIER, 1), TopicPartition(SECOND_TIER, 0)]
     )
-    lag.record(GROUP, {TopicPartition(FIRST_TIER, 0): 10, TopicPartition(SECOND_TIER, 0): 4}, at=1.0)
+    lag.record(GROUP, {TopicPartition(FIRST_TIER, 0): behind(10), TopicPartition(SECOND_TIER, 0): behind(4)}, at=1.0)
     assert pending(slots, lag) == {"2": 4}
 
 
@@ -187,7 +198,7 @@ def test_what_waits_in_a_tier_is_absent_where_none_of_it_is_assigned() -> None:
     slots, agent = retrying_worker()
     lag = LagTable()
     agent.assigned = frozenset(ORDERS)
-    lag.record(GROUP, {**dict.fromkeys(ORDERS, 1), TopicPartition(FIRST_TIER, 0): 5}, at=1.0)
+    lag.record(GROUP, {**dict.fromkeys(ORDERS, behind(1)), TopicPartition(FIRST_TIER, 0): behind(5)}, at=1.0)
     assert pending(slots, lag) == {}
 
 
@@ -220,9 +231,10 @@ def test_lateness_is_cumulative_a_bound_belongs_to_its_bucket_and_early_is_seen(
 def test_lateness_of_a_tier_that_nobody_announced_is_taken_in() -> None:
     _, agent = running_worker()
     agent.observe_lateness(4, 0.02)
-    assert agent.late_sum == {4: 0.02}
-    assert sum(agent.late_counts[4]) == 1
-    assert len(agent.late_counts[4]) == len(LATENESS_BUCKETS) + 1
+    assert list(agent.lateness) == [4]
+    assert agent.lateness[4].sum == 0.02
+    assert sum(agent.lateness[4].counts) == 1
+    assert agent.lateness[4].bounds == DEFAULT_BUCKETS["streamkit_retry_delay_error_seconds"]
 
 
 def test_what_is_read_of_tiers_is_counted_by_their_names() -> None:

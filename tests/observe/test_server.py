@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import socket
 import time
+from collections.abc import Iterator
 
 import prometheus_client
 import pytest
@@ -47,7 +49,6 @@ def test_liveness_follows_the_heartbeat_and_nothing_else(monkeypatch: pytest.Mon
         slots.state, slots.unready = "starting", "no broker answers"
         assert ask(observer, "/livez").text == "ok\n"
         monkeypatch.setattr("streamkit.observe.health.HEARTBEAT_LIMIT", -1.0)
-        slots.heartbeat = time.monotonic()
         answer = ask(observer, "/livez")
         assert (answer.status, answer.text) == (503, "the event loop has not run for 0 s: something in it blocks\n")
         monkeypatch.undo()
@@ -71,10 +72,31 @@ def test_the_summary_has_the_code_of_liveness_whatever_readiness_says(monkeypatc
         assert "live: no: the event loop has not run for 0 s" in answer.text
 
 
+def test_startup_is_told_once_for_good() -> None:
+    slots = WorkerSlots("1")
+    with observing(slots) as observer:
+        answer = ask(observer, "/startupz")
+        assert (answer.status, answer.text) == (503, "starting: not started\n")
+        slots.vitals.joined = True
+        assert ask(observer, "/startupz").status == 200
+
+
+@pytest.mark.parametrize(("query", "accept"), [("?format=json", "*/*"), ("", "application/json")])
+def test_the_summary_is_json_if_asked_for(query: str, accept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with observing(running_worker()[0]) as observer:
+        assert observer.address is not None
+        answer = get(f"{observer.address.url}/healthz{query}", accept=accept)
+        assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+        assert json.loads(answer.text)["live"] is True
+        monkeypatch.setattr("streamkit.observe.health.HEARTBEAT_LIMIT", -1.0)
+        answer = get(f"{observer.address.url}/healthz{query}", accept=accept)
+        assert (answer.status, json.loads(answer.text)["live"]) == (503, False)
+
+
 def test_an_unknown_page_is_not_found() -> None:
     with observing(WorkerSlots("1")) as observer:
         answer = ask(observer, "/admin")
-    assert (answer.status, answer.text) == (404, "not found; there are /metrics /livez /readyz /healthz\n")
+    assert (answer.status, answer.text) == (404, "not found; there are /metrics /livez /readyz /startupz /healthz\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
@@ -92,7 +114,7 @@ def test_head_answers_as_get_without_the_body() -> None:
 
 def test_no_answer_names_a_version_of_the_server() -> None:
     with observing(WorkerSlots("1")) as observer:
-        for path in ("/metrics", "/livez", "/readyz", "/healthz", "/nothing"):
+        for path in ("/metrics", "/livez", "/readyz", "/startupz", "/healthz", "/nothing"):
             assert ask(observer, path).headers["Server"] == "streamkit"
 
 
@@ -141,10 +163,37 @@ def test_the_users_own_metrics_are_served_and_cannot_break_the_workers(caplog: p
             assert "orders_open 3.0\n" in answer.text
             assert "process_resident_memory_bytes" in answer.text
             users.broken = True
-            assert scrape(observer) == {series("streamkit_worker_info", version="1"): 1}
+            assert scrape(observer)[series("streamkit_worker_info", version="1")] == 1
     finally:
         prometheus_client.REGISTRY.unregister(users)
     assert "the metrics in prometheus_client.REGISTRY cannot be collected" in caplog.messages
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/openmetrics-text; version=1.0.0"])
+def test_a_users_metric_that_cannot_be_written_does_not_cost_the_workers(
+    accept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Numbered:
+        def collect(self) -> Iterator[GaugeMetricFamily]:
+            family = GaugeMetricFamily("orders_open", "By partition.", labels=["partition"])
+            family.add_metric([0], 3)  # type: ignore[list-item]
+            yield family
+
+        def describe(self) -> list[GaugeMetricFamily]:
+            return []
+
+    users = Numbered()
+    prometheus_client.REGISTRY.register(users)
+    try:
+        with observing(WorkerSlots("1")) as observer:
+            assert observer.address is not None
+            answer = get(f"{observer.address.url}/metrics", accept=accept)
+    finally:
+        prometheus_client.REGISTRY.unregister(users)
+    assert answer.status == 200
+    assert 'streamkit_worker_info{version="1"} 1.0\n' in answer.text
+    assert answer.text.endswith("# EOF\n") == ("openmetrics" in accept)
+    assert "the metrics in prometheus_client.REGISTRY cannot be written" in caplog.messages
 
 
 def test_a_page_that_fails_shows_no_trace() -> None:

@@ -1,0 +1,102 @@
+"""A histogram that costs the hot path little, and the traces that its buckets remember."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from streamkit.record import Headers
+
+TRACEPARENT: Final = "traceparent"
+EXEMPLAR_EVERY: Final = 1.0  # seconds, in which a bucket remembers one trace: more are never scraped
+
+
+class Exemplar(NamedTuple):
+    """A record that was traced, of those in a bucket the last."""
+
+    trace_id: str
+    value: float  # seconds
+    at: float  # seconds since 1970
+
+
+class Histogram:
+    """Counts by bucket, written by the loop's thread only. `counts` are not cumulative, and there is one more of them
+    than bounds; who counts inline adds to `counts` and `sum`."""
+
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)  # seconds, inclusive
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}  # by the bucket's place
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.sum += seconds
+
+    def count(self, place: int, times: int, seconds: float) -> None:
+        """Take in so many that belong in one bucket, and their sum; one that is negative counts as 0."""
+        self.counts[place] += times
+        if seconds > 0:
+            self.sum += seconds
+
+    def observe_ages(
+        self, moments: Sequence[float], oldest: float, latest: float, now: float, per_second: float = 1.0
+    ) -> None:
+        """Take in how long ago these moments were, of which the first and the last in time are known already. They and
+        `now` have so many units `per_second`. Those to come count as 0.
+
+        For many: where all are in one bucket, none is looked at, and else they are sorted.
+        """
+        if not moments:
+            return
+        if latest > now:
+            moments = [min(moment, now) for moment in moments]
+            oldest, latest = min(oldest, now), now
+        self.sum += (now * len(moments) - sum(moments)) / per_second
+        counts, bounds, younger = self.counts, self.bounds, len(moments)
+        place = bisect_left(bounds, (now - latest) / per_second)
+        last = bisect_left(bounds, (now - oldest) / per_second)
+        if place < last:
+            ascending = sorted(moments)
+            for each in range(place, last):
+                older = bisect_left(ascending, now - bounds[each] * per_second, 0, younger)
+                counts[each] += younger - older
+                younger = older
+        counts[last] += younger
+
+    def trace(self, seconds: float, headers: Headers, now: float) -> None:
+        """Remember the trace of a record that was observed, if it has a sampled one; `now` in seconds since 1970."""
+        place = bisect_left(self.bounds, seconds)
+        last = self.exemplars.get(place)
+        if last is None or not 0.0 <= now - last.at < EXEMPLAR_EVERY:
+            trace_id = sampled_trace(headers)
+            if trace_id:
+                self.exemplars[place] = Exemplar(trace_id, seconds, now)
+
+
+def sampled_trace(headers: Headers) -> str:
+    """The trace id of a record's `traceparent`; empty without a valid one, and if nobody recorded the trace.
+
+    https://www.w3.org/TR/trace-context/#traceparent-header
+    """
+    for name, value in headers:
+        if name == TRACEPARENT:
+            return _sampled(value or b"")
+    return ""
+
+
+def _sampled(traceparent: bytes) -> str:
+    parts = traceparent.split(b"-")
+    if len(parts) < 4 or [len(part) for part in parts[:4]] != [2, 32, 16, 2] or parts[0] == b"ff":
+        return ""
+    if len(parts) > 4 and parts[0] == b"00":
+        return ""
+    if not all(_HEX.issuperset(part) for part in parts[:4]) or parts[1] == b"0" * 32 or parts[2] == b"0" * 16:
+        return ""
+    return parts[1].decode() if int(parts[3], 16) & 1 else ""
+
+
+_HEX = frozenset(b"0123456789abcdef")

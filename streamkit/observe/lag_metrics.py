@@ -1,0 +1,62 @@
+"""Lag as Prometheus metrics: of what is assigned at present, and only what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from prometheus_client.core import Metric
+
+from streamkit.observe.catalogue import Detail
+from streamkit.observe.families import Family, with_samples
+from streamkit.observe.lag import LagTable, PartitionLag
+from streamkit.observe.slots import AgentSlots
+from streamkit.record import TopicPartition
+
+# Of one partition; None where it is not known.
+LAG_GAUGES: Final[tuple[tuple[str, Callable[[PartitionLag], float | None]], ...]] = (
+    ("streamkit_consumer_lag_records", lambda it: it.offsets and it.offsets.lag),
+    ("streamkit_consumer_lag_seconds", lambda it: it.seconds),
+    ("streamkit_oldest_unprocessed_timestamp_seconds", lambda it: it.oldest and it.oldest.since),
+    ("streamkit_log_end_offset", lambda it: it.offsets and it.offsets.end),
+    ("streamkit_committed_offset", lambda it: it.offsets and it.offsets.committed),
+    ("streamkit_consumer_lead_records", lambda it: it.offsets and it.offsets.lead),
+)
+
+Groups = Mapping[str, Mapping[TopicPartition, PartitionLag]]
+
+
+def lag_metrics(agents: Sequence[AgentSlots], lag: LagTable, detail: Detail = "full") -> Iterator[Metric]:
+    """Those that have samples: one after the other, so that who scrapes can pause in between."""
+    return with_samples(_families(agents, lag, detail))
+
+
+def _families(agents: Sequence[AgentSlots], lag: LagTable, detail: Detail) -> Iterator[Family]:
+    groups = {agent.group: lag.partitions(agent) for agent in agents}
+    for name, value_of in LAG_GAUGES:
+        family = Family(name, detail)
+        for group, partitions in groups.items():
+            values = {p: value for p, known in partitions.items() if (value := value_of(known)) is not None}
+            family.add_partitions(group, values, partitions)
+        yield family
+    if detail != "topic":
+        yield _statuses(groups)
+    yield _sample_times(agents, lag)
+
+
+def _statuses(groups: Groups) -> Family:
+    family = Family("streamkit_partition_status")
+    for group, partitions in groups.items():
+        for partition, known in partitions.items():
+            if known.verdict is not None:
+                family.add((group, partition.topic, str(partition.partition), *known.verdict), 1)
+    return family
+
+
+def _sample_times(agents: Sequence[AgentSlots], lag: LagTable) -> Family:
+    family = Family("streamkit_lag_sample_timestamp_seconds")
+    for agent in agents:
+        at = lag.sampled_at(agent.group)
+        if at is not None and agent.assigned:
+            family.add((agent.group,), at)
+    return family

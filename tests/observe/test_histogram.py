@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamkit.observe.histogram import EXEMPLAR_EVERY, Exemplar, Histogram, sampled_trace
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SAMPLED = f"00-{TRACE}-00f067aa0ba902b7-01".encode()
+NOW = 1_790_000_000_000
+
+bounds = st.lists(st.integers(0, 5_000), min_size=1, max_size=15, unique=True).map(sorted)
+
+
+def test_a_bound_belongs_to_its_bucket_and_one_more_holds_what_is_larger() -> None:
+    histogram = Histogram((0.0, 0.1, 1.0))
+    for seconds in (0.0, 0.1, 0.1001, 1.0, 1.0001):
+        histogram.observe(seconds)
+    assert histogram.counts == [1, 1, 2, 1]
+    assert histogram.sum == pytest.approx(2.2002)
+
+
+@given(bounds, st.lists(st.integers(0, 6_000), max_size=200))
+def test_many_at_once_are_counted_like_one_by_one(bounds: list[int], ages: list[int]) -> None:
+    """In units of which a float holds each exactly: 1/1024 s."""
+    at_once, one_by_one = Histogram([b / 1024 for b in bounds]), Histogram([b / 1024 for b in bounds])
+    moments = [NOW - age for age in ages]
+    at_once.observe_ages(moments, min(moments, default=0), max(moments, default=0), NOW, 1024)
+    for age in ages:
+        one_by_one.observe(age / 1024)
+    assert at_once.counts == one_by_one.counts
+    assert at_once.sum == pytest.approx(one_by_one.sum)
+
+
+def test_what_lies_in_the_future_counts_as_0() -> None:
+    histogram = Histogram((0.0, 1.0))
+    histogram.observe_ages([NOW + 5_000, NOW + 1, NOW - 500], NOW - 500, NOW + 5_000, NOW, 1000)
+    assert (histogram.counts, histogram.sum) == ([2, 1, 0], 0.5)
+
+
+def test_some_are_counted_in_a_bucket_together_and_a_negative_sum_is_none() -> None:
+    histogram = Histogram((1.0,))
+    histogram.count(0, 3, 1.5)
+    histogram.count(1, 2, -0.1)
+    assert (histogram.counts, histogram.sum) == ([3, 2], 1.5)
+
+
+def test_a_bucket_remembers_the_last_trace_and_looks_for_one_once_a_second() -> None:
+    histogram = Histogram((0.1, 1.0))
+    other = SAMPLED.replace(b"4bf9", b"aaaa")
+    histogram.trace(0.05, [("traceparent", SAMPLED)], 100.0)
+    histogram.trace(0.06, [("traceparent", other)], 100.0 + EXEMPLAR_EVERY / 2)
+    histogram.trace(5.0, [("h", b"1"), ("traceparent", SAMPLED)], 100.0)
+    assert histogram.exemplars == {0: Exemplar(TRACE, 0.05, 100.0), 2: Exemplar(TRACE, 5.0, 100.0)}
+    histogram.trace(0.07, [("traceparent", other)], 100.0 + EXEMPLAR_EVERY)
+    assert histogram.exemplars[0] == Exemplar(TRACE.replace("4bf9", "aaaa"), 0.07, 101.0)
+
+
+def test_a_clock_that_was_set_back_does_not_keep_an_old_trace() -> None:
+    histogram = Histogram((0.1,))
+    histogram.trace(0.05, [("traceparent", SAMPLED)], 100.0)
+    histogram.trace(0.06, [("traceparent", SAMPLED)], 50.0)
+    assert histogram.exemplars[0].at == 50.0
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        None,
+        b"",
+        b"01",
+        SAMPLED[:-2] + b"00",  # nobody recorded it
+        SAMPLED.replace(TRACE.encode(), b"0" * 32),
+        SAMPLED.replace(b"00f067aa0ba902b7", b"0" * 16),
+        SAMPLED.replace(TRACE.encode(), TRACE.upper().encode()),
+        SAMPLED.replace(b"4bf9", b"4bfg"),
+        SAMPLED + b"-more",  # only a later version may have more
+        b"ff" + SAMPLED[2:],
+        SAMPLED[:-1],
+        b"\xff" * 55,
+    ],
+)
+def test_what_is_no_sampled_trace_is_passed_over(traceparent: bytes | None) -> None:
+    assert sampled_trace([("traceparent", traceparent)]) == ""
+
+
+def test_a_later_version_and_other_flags_are_understood() -> None:
+    assert sampled_trace([("x", b""), ("traceparent", SAMPLED)]) == TRACE
+    assert sampled_trace([("traceparent", b"cc" + SAMPLED[2:-2] + b"ff-what-else")]) == TRACE
+    assert sampled_trace([]) == ""
