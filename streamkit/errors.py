@@ -116,7 +116,12 @@ class RecordFailed(StreamkitError):
         self.brokers = brokers
         self.raw = raw
         self.batch = batch
+        self.log_fields: Mapping[str, object] = {}  # what a log line about the record carries
         super().__init__(_record_failed(self))
+
+    def without_payload(self) -> str:
+        """What it says, without the key and the bytes of the record."""
+        return _record_failed(self, payload=False)
 
 
 class UserCodeFailed(StreamkitError):
@@ -140,13 +145,14 @@ def _excerpt(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-def _record_failed(failure: RecordFailed) -> str:
+def _record_failed(failure: RecordFailed, *, payload: bool = True) -> str:
     where = f"{failure.topic}[{failure.partition}] offset {failure.offset}"
     key = "null" if failure.key is None else _excerpt(repr(failure.key), 80)
-    what = f"a batch of {failure.batch} records from {where} on" if failure.batch else f"{where}, key {key}"
+    one = f"{where}, key {key}" if payload else where
+    what = f"a batch of {failure.batch} records from {where} on" if failure.batch else one
     cause = _excerpt(named(failure.cause), 2_000)
     lines = [f"agent {failure.agent!r} failed at stage {failure.stage} on {what}: {cause}"]
-    if failure.raw is not None:
+    if failure.raw is not None and payload:
         lines.append(f"The bytes: {hex_excerpt(failure.raw)}")
     lines += getattr(failure.cause, "__notes__", ())
     if failure.batch:

@@ -46,6 +46,9 @@ RUNS, RUNS_TESTS = "streamkit/core/runs.py", "tests/core/test_runs.py"
 COMMITS, COMMITS_TESTS = "streamkit/core/commits.py", "tests/core/test_commits.py"
 FLOW, FLOW_TESTS = "streamkit/core/flow.py", "tests/core/test_flow.py"
 LAG, LAG_TESTS = "streamkit/core/lag.py", "tests/core/test_lag.py"
+CASES, CASES_TESTS = "streamkit/core/cases.py", "tests/core/test_cases.py"
+REPLAYS = "streamkit/core/replays.py"
+DLQ_JOBS, DLQ_CHANGING = "streamkit/cli/dlq/jobs.py", "streamkit/cli/dlq/changing.py"
 LANES, LANES_TESTS = "streamkit/core/lanes.py", "tests/core/test_lanes.py"
 FAILURES, FAILURES_TESTS = "streamkit/core/failures.py", "tests/core/test_failures.py"
 DUE, DUE_TESTS = "streamkit/core/due.py", "tests/core/test_due.py"
@@ -178,6 +181,42 @@ MUTANTS = [
     ),
     Mutant("a fetch brings more than the room", FLOW, "if room >= records]", "]", FLOW_TESTS),
     Mutant("what retention removed counts as lag", LAG, "max(committed, log_start)", "committed", LAG_TESTS),
+    Mutant(
+        "lag: the time of the oldest record is looked up again and again",
+        LAG,
+        "        if self._pinned is None or self._pinned[0] != offset:\n            return self._look_up",
+        "        if True:\n            return self._look_up",
+        LAG_TESTS,
+    ),
+    Mutant(
+        "lag: a timestamp from the future is believed",
+        LAG,
+        "min(timestamp, now) if seen is None",
+        "timestamp if seen is None",
+        LAG_TESTS,
+    ),
+    Mutant("lag: a full table forgets its beginning", LAG, "del column[1:-1:2]", "del column[:2]", LAG_TESTS),
+    Mutant(
+        "lag: nothing is read after a restart",
+        LAG,
+        "return offset if offset < first_end else None",
+        "return None",
+        LAG_TESTS,
+    ),
+    Mutant(
+        "lag: what was paused, or waits for its time, is stalled afterwards",
+        "streamkit/core/lag_status.py",
+        "return 0 if self.held else self.behind",
+        "return self.behind",
+        "tests/core/test_lag_status.py",
+    ),
+    Mutant(
+        "lag: markers at the end of a log are a lag in seconds",
+        "streamkit/observe/first_records.py",
+        "if reached >= wanted.end:",
+        "if reached > wanted.end:",
+        "tests/observe/test_first_records.py",
+    ),
     Mutant("no orphan guard: two runs of a key in the lanes", LANES, ORPHANS, "pass", LANES_TESTS),
     Mutant(
         "no orphan guard: two runs of a key in a worker",
@@ -846,8 +885,8 @@ MUTANTS = [
     Mutant(
         "the next tier follows from a header",
         FATES,
-        "tier=0 if tier is None else tier.number",
-        "tier=origin.attempts",
+        "    return tier.number\n",
+        "    return origin.attempts\n",
         DUE_TIMES,
     ),
     Mutant(
@@ -952,9 +991,51 @@ MUTANTS = [
     Mutant(
         "an agent ends because its state topic cannot be told",
         CASE_RUNS,
-        "except Exception as error:",
-        "except TransportError as error:",
+        "except Exception as error:  # whatever it is",
+        "except TransportError as error:  # whatever it is",
         CASE_RUNS_TESTS,
+    ),
+    Mutant(
+        "a replay goes round in the first tier for ever",
+        FATES,
+        "origin.attempts == delivery.in_place",
+        "True",
+        CASE_RUNS_TESTS,
+    ),
+    Mutant(
+        "a dead letter is believed to be of a case of another group",
+        CASES,
+        "first.replays >= 1 and first.group == letter.group",
+        "first.replays >= 1",
+        CASES_TESTS,
+    ),
+    Mutant(
+        "a run is believed of a case that was never replayed",
+        CASES,
+        "if first.replays >= 1 and first.group is not None else None",
+        "if first.group is not None else None",
+        CASES_TESTS,
+    ),
+    Mutant(
+        "a replay carries the trace that ended in the dead letters",
+        REPLAYS,
+        "name.lower() not in _TRACE",
+        "True",
+        "tests/core/test_replays.py",
+    ),
+    Mutant(
+        "whoever comes second changes dead letters, too",
+        DLQ_JOBS,
+        "if each.place < mine.place and each not in dead:",
+        "if False:",
+        "tests/cli/test_dlq_jobs.py",
+    ),
+    Mutant(
+        "what is refused is marked as replayed",
+        DLQ_CHANGING,
+        'count_reason(self.done.unfit, f"refused: {outcome}")',
+        "cases.append(case)",
+        "tests/cli/test_dlq_replay.py",
     ),
     *(Mutant(*parts) for parts in WORKAROUNDS),
 ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -15,13 +14,13 @@ from msgspec import UNSET
 from streamkit.agent import Agent
 from streamkit.batch import BatchError
 from streamkit.core.batches import Batches, Line
-from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots
+from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.crew import Crew
 from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Owner, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
-from streamkit.runtime.flights import Landing, flies, fly, give_up, note_late_error, too_late
+from streamkit.runtime.flights import Landing, flies, fly, flying, give_up, note_late_error, too_late
 from streamkit.runtime.invoke import SinkFailure, argument_decoder, batch_handler, drive, report_undecodable
 from streamkit.runtime.parking import note_lateness
 from streamkit.runtime.settlement import Settlement
@@ -78,6 +77,15 @@ class BatchPool:
 
     def opened(self, mine: AssignedPartition) -> None:
         mine.part.on_halt = lambda: self._forget_fates(mine.part)
+
+    @property
+    def keys(self) -> int:
+        """Partitions that have records. From any thread."""
+        return self.queue.lines
+
+    def running(self, partitions: Collection[AssignedPartition]) -> Iterator[tuple[Delivery, float]]:
+        """Records of batches that run, and the loop time when they began. From any thread."""
+        return flying(partitions)
 
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
         self.queue.put_all(mine.part, deliveries, asyncio.get_running_loop().time())
@@ -169,16 +177,16 @@ class BatchPool:
         context.run(current.set, bundle)
         loop = asyncio.get_running_loop()
         started, limit = loop.time(), self._agent.timeout
+        arrivals = [delivery.ready_since for delivery in bundle.deliveries]
+        self._slots.queue_wait.observe_ages(arrivals, min(arrivals), max(arrivals), started)
         self.in_flight += len(items)
         try:
             rest: Coroutine[Any, Any, None] = drive(context, self._handler(items))
-            landing = await fly(bundle, rest, None if limit is None else started + limit)
+            landing = await fly(bundle, rest, started, limit)
         finally:
             self.in_flight -= len(items)
         ended = loop.time()
-        seconds = ended - started
-        self._slots.duration_counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
-        self._slots.duration_sum += seconds
+        self._slots.processing.observe(ended - started)
         self._land(line, bundle, landing, started, ended)
 
     def _decoded(self, line: Line[TopicPartition, Delivery], deliveries: Sequence[Delivery]) -> list[Any]:
@@ -215,7 +223,7 @@ class BatchPool:
                     self._events.succeeded(len(bundle.deliveries), now, probe=bundle.probe)
                 self.queue.release(line)
             case Landing("given up", error):
-                note_late_error(self._agent.name, error)
+                note_late_error(self._agent.name, bundle, error)
                 if not bundle.failed or bundle.rejection is not None:  # else counted already
                     self._slots.processed_cancelled += len(bundle.deliveries)
                 give_up(bundle)

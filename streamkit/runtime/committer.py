@@ -78,8 +78,8 @@ class Committer:
         try:
             async with asyncio.timeout(timeout), self._lock:
                 return await self._with_shorter_metadata()
-        except TimeoutError:
-            self._failed("no answer")
+        except TimeoutError as error:
+            self._failed(error, "no answer")
         except Refused as error:
             self._failed(error)
             self._refused(error)
@@ -102,13 +102,20 @@ class Committer:
         started = self._schedule.begin(asyncio.get_running_loop().time())
         # Snapshot before the await, applied after: what settles meanwhile is not taken for committed.
         snapshot = {p: self._committable(p) for p in self._assigned()}
+        settled = {p: p.window.settled for p in snapshot}
         changed = {p: offset for p, offset in snapshot.items() if offset != p.committed}
         if changed:
             offsets: dict[TopicPartition, CommittedOffset] = {p.partition: offset for p, offset in changed.items()}
+            clock = asyncio.get_running_loop().time
+            sent = clock()
             await self._consumer.commit(offsets, self.generation)
+            self._slots.commit_duration.observe(clock() - sent)
+            self._slots.last_commit = self._slots.clock.since_1970 + clock()
             for partition, offset in changed.items():
                 partition.committed = offset
             self._slots.commits_succeeded += 1
+        for partition, records in settled.items():
+            partition.kept = records
         self._schedule.committed(started)
         return True
 
@@ -121,9 +128,12 @@ class Committer:
         shorter = self._metadata_limit // 2
         self._metadata_limit = shorter if shorter >= SMALLEST_METADATA else 0
 
-    def _failed(self, reason: object) -> None:
+    def _failed(self, error: Exception, reason: str = "") -> None:
         self._slots.commits_failed += 1
-        log.warning("agent %s: commit failed: %s; what it held stays to be committed", self._slots.agent, reason)
+        self._slots.note_error("commit", error)
+        log.warning(
+            "agent %s: commit failed: %s; what it held stays to be committed", self._slots.agent, reason or error
+        )
 
     async def _due_early(self, wait: float) -> None:
         """Wait, but not longer than until enough records have settled."""

@@ -17,6 +17,7 @@ from streamkit.observe.slots import AgentSlots
 from streamkit.record import HeaderList
 from streamkit.retry import tier_topic
 from streamkit.runtime.delivery import Delivery
+from streamkit.runtime.log_fields import about
 from streamkit.runtime.publisher import OutputItem, Publisher, Route
 from streamkit.runtime.returned import origin_of
 from streamkit.transport.base import RecordTooLarge
@@ -141,10 +142,14 @@ class Copier:
             self._try(copy)
 
     def _blocked(self) -> int:
+        return len(self.blocked())
+
+    def blocked(self) -> list[Delivery]:
         """Records whose keys wait because their copies are not taken. From any thread."""
-        stuck = sum(len(each.copies) for each in list(self._stuck.values()))
+        stuck = [copy for each in list(self._stuck.values()) for copy in list(each.copies)]
         late = self._clock() - LATE
-        return stuck + len(self._too_large) + sum(copy.since < late for copy in list(self._under_way.values()))
+        waiting = [copy for copy in list(self._under_way.values()) if copy.since < late]
+        return [copy.delivery for copy in (*stuck, *list(self._too_large), *waiting)]
 
     def clear(self) -> None:
         """Nothing more may start. Forget those that wait for their topics: they run again where their partitions are
@@ -332,4 +337,5 @@ class Copier:
             record.offset,
             why,
             self._blocked(),
+            extra=about(copy.delivery, "copy_not_taken"),
         )

@@ -12,7 +12,9 @@ import msgspec
 from streamkit.core.flow import Load
 from streamkit.core.offset_map import SkipList
 from streamkit.core.offsets import OffsetWindow
+from streamkit.observe.partition_state import Closed
 from streamkit.record import ConsumedRecord, Headers, TopicPartition
+from streamkit.runtime.stamps import Stamps
 from streamkit.transport.base import CommittedOffset
 
 if TYPE_CHECKING:
@@ -28,16 +30,24 @@ class AssignedPartition:
     __slots__ = (
         "bytes",
         "cases",
+        "closed",
         "committed",
+        "dues",
         "emitter",
+        "fetched_at",
         "flights",
         "halted",
+        "head",
+        "kept",
         "outputs",
         "part",
         "partition",
+        "progressed_at",
         "settling",
         "skip",
+        "stamps",
         "tier",
+        "traced",
         "window",
     )
 
@@ -49,7 +59,9 @@ class AssignedPartition:
         skip: SkipList | None,
         emitter: Emitter,
         tier: Tier | None = None,
+        since: float = 0.0,
     ) -> None:
+        """`since`: when it was assigned, in seconds since 1970."""
         self.partition = partition
         self.part = part  # of the agent's queue: a Track of lanes, or a Line of batches
         self.window = OffsetWindow(start.offset)
@@ -63,6 +75,14 @@ class AssignedPartition:
         self.settling: list[int] = []  # sequences to settle at the end of this loop step
         self.cases: dict[int, Delivery] = {}  # by sequence, the unsettled records that were replayed: hardly ever any
         self.flights: set[Flight] = set()
+        self.stamps = Stamps()  # when each record was made: of a tier's, the original one
+        self.dues: Stamps | None = None if tier is None else Stamps()  # when it is due; 0 if that is not known yet
+        self.traced: list[ConsumedRecord] = []  # those with headers among what is in `settling`
+        self.head = 0  # of the window, as last seen
+        self.kept = 0  # records that were settled when that was last committed
+        self.closed: Closed = ""  # why it is not read at present
+        self.fetched_at = since  # when a poll last had something of it, in seconds since 1970
+        self.progressed_at = since  # when the window's head last moved
 
     @property
     def load(self) -> Load:
@@ -85,6 +105,7 @@ class Delivery(msgspec.Struct, eq=False):
     part: Any  # of the agent's queue: its partition's own, or for a record of a tier that of its source's
     size: int  # bytes that it is counted with
     lane: Hashable | None
+    ready_since: float = 0.0  # loop time: when it had come, or was due if it was to wait
     next: Delivery | None = None  # the one that waits behind it in its lane
     argument: object = msgspec.UNSET  # what the handler gets, where that was needed before its turn
     outputs: int = 0  # unacknowledged
@@ -128,11 +149,12 @@ Owner = Delivery | Bundle
 class Flight:
     """A handler that is waiting for something."""
 
-    __slots__ = ("cancelled_by", "owner", "task", "timer")
+    __slots__ = ("began", "cancelled_by", "owner", "task", "timer")
 
-    def __init__(self, owner: Owner, task: asyncio.Task[None]) -> None:
+    def __init__(self, owner: Owner, task: asyncio.Task[None], began: float = 0.0) -> None:
         self.owner = owner
         self.task = task
+        self.began = began  # loop time
         self.timer: asyncio.TimerHandle | None = None
         # Why the framework cancelled it: a handler's own CancelledError is an ordinary failure.
         self.cancelled_by = ""

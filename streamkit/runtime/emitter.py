@@ -23,9 +23,18 @@ class Emitter:
     """Encodes outputs and queues them on behalf of a record, or of the app."""
 
     def __init__(
-        self, publisher: Publisher, sink: Topic[Any, Any] | None, wall: Callable[[], float] = time.time
+        self,
+        publisher: Publisher,
+        sink: Topic[Any, Any] | None,
+        wall: Callable[[], float] = time.time,
+        *,
+        agent: str = "",
+        group: str = "",
+        log_payloads: bool = False,
     ) -> None:
         self.publisher = publisher
+        # For log lines about its records.
+        self.agent, self.group, self.log_payloads = agent, group, log_payloads
         self._put = publisher.put
         self._sink = sink
         self._encode = None if sink is None else sink.value_codec.encode

@@ -17,11 +17,13 @@ from streamkit.core.copies import Cause
 from streamkit.core.failures import HOLD, STOP, Decision, Failure, InPlace, ToDeadLetters, ToTier, decide
 from streamkit.errors import Stage, named
 from streamkit.observe.slots import AgentSlots
+from streamkit.retry import Skip
 from streamkit.runtime.copier import Copier, Copy
 from streamkit.runtime.delivery import Bundle, Delivery, Owner
 from streamkit.runtime.events import Fates
 from streamkit.runtime.gate import Gate
 from streamkit.runtime.intake import Undecodable
+from streamkit.runtime.log_fields import about
 from streamkit.runtime.parking import Parking
 from streamkit.runtime.returned import again, attempt_of, origin_of
 from streamkit.runtime.settlement import Settlement
@@ -96,6 +98,7 @@ class Failures:
         late: bool = False,
         began: float = inf,
     ) -> None:
+        self._note(stage, cause)
         self._gate.count([(delivery, cause)], began, refused=delivery.left)
         decision = self._decide(delivery, stage, cause, late)
         if decision is STOP:
@@ -116,9 +119,12 @@ class Failures:
     ) -> None:
         if isinstance(errors, BaseException):
             # One run has failed, whatever it held.
+            self._note(stage, errors)
             self._gate.count([(bundle.deliveries[0], errors)], began, refused=bundle.deliveries[0].left)
             self._fail_whole(bundle, errors, stage, late)
         else:
+            for error in errors.values():
+                self._note(stage, error)
             self._gate.count([(delivery, errors.get(place)) for place, delivery in enumerate(bundle.deliveries)], began)
             self._fail_parts(bundle, errors, stage)
 
@@ -137,6 +143,7 @@ class Failures:
         if owner.failed:
             return
         if self._only_stops or (type(owner) is Bundle and not owner.deliveries):
+            self._note("sink", error)
             self._stop(owner, "sink", error, None)
         elif self._pool.runs(owner):
             owner.failed, owner.rejection = True, error  # its lane is held: the handler must end first
@@ -144,6 +151,7 @@ class Failures:
             self._fail_handled_batch(owner, error)
         elif not owner.handled or owner.left:
             record = owner.record
+            self._note("sink", error)
             log.warning(
                 "agent %s: %s[%d] offset %d: an output of a run that has failed is not stored: %s; the record goes on "
                 "as its failure has it",
@@ -152,6 +160,7 @@ class Failures:
                 record.partition,
                 record.offset,
                 error,
+                extra=about(owner, "output_of_failed_run_refused"),
             )
             self._settle(owner)
         else:
@@ -159,6 +168,10 @@ class Failures:
             self.failed(owner, "sink", error)
 
     # Carrying out
+
+    def _note(self, stage: Stage, error: BaseException) -> None:
+        if not isinstance(error, Skip):  # which says that nothing is wrong
+            self._slots.note_error(stage, error)
 
     def _decide(self, delivery: Delivery, stage: Stage, cause: BaseException, late: bool) -> Decision:
         failure = Failure(
@@ -245,6 +258,7 @@ class Failures:
             tier.wait,
             named(error),
             f" (and {self._untold:,} others since the last of these lines)" if self._untold else "",
+            extra=about(delivery, "record_retried") | {"suppressed": self._untold},
         )
         self._told_at, self._untold = now, 0
 
@@ -300,6 +314,8 @@ class Failures:
             self._run_again(repeated)
             return
         due = asyncio.get_running_loop().time() + max(waits)
+        for delivery in repeated:
+            delivery.ready_since = due
         self._parked.put(IN_PLACE, [(due, delivery) for delivery in repeated])
 
     def _let_one_start(self) -> None:

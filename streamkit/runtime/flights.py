@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection, Iterator
 from typing import Literal, NamedTuple
 
-from streamkit.runtime.delivery import Flight, Owner
+from streamkit.runtime.delivery import AssignedPartition, Delivery, Flight, Owner
+from streamkit.runtime.log_fields import about
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +22,13 @@ class Landing(NamedTuple):
     error: BaseException | None = None
 
 
-async def fly(owner: Owner, rest: Awaitable[None], until: float | None) -> Landing:
-    """Await the rest of a handler, cancelling it at the loop time `until`."""
+async def fly(owner: Owner, rest: Awaitable[None], began: float, limit: float | None) -> Landing:
+    """Await the rest of a handler that began at this loop time, cancelling it `limit` seconds after that."""
     task = asyncio.current_task()
     assert task is not None
-    flight = Flight(owner, task)
-    if until is not None:
-        flight.timer = asyncio.get_running_loop().call_at(until, flight.cancel, "timeout")
+    flight = Flight(owner, task, began)
+    if limit is not None:
+        flight.timer = asyncio.get_running_loop().call_at(began + limit, flight.cancel, "timeout")
     owner.partition.flights.add(flight)
     error: BaseException | None = None
     try:
@@ -47,6 +48,15 @@ async def fly(owner: Owner, rest: Awaitable[None], until: float | None) -> Landi
         return Landing(landing(owner, flight, error), error)
     finally:
         error = None  # whose traceback holds this frame: a cycle would keep all of it until the next collection
+
+
+def flying(partitions: Collection[AssignedPartition]) -> Iterator[tuple[Delivery, float]]:
+    """The records whose handlers wait for something, and the loop time when they began. From any thread."""
+    for mine in partitions:
+        for flight in list(mine.flights):
+            owner = flight.owner
+            for delivery in (owner,) if type(owner) is Delivery else owner.deliveries:
+                yield delivery, flight.began
 
 
 def flies(owner: Owner) -> bool:
@@ -76,7 +86,8 @@ def give_up(owner: Owner) -> None:
     owner.handled = owner.failed = True
 
 
-def note_late_error(agent: str, error: BaseException | None) -> None:
+def note_late_error(agent: str, owner: Owner, error: BaseException | None) -> None:
     """Nobody else hears of it: the handler was given up, and its record runs again."""
     if error is not None and not isinstance(error, asyncio.CancelledError):
-        log.warning("agent %s: a cancelled handler raised %r", agent, error)
+        fields = about(owner, "cancelled_handler_raised")
+        log.warning("agent %s: a cancelled handler raised %r", agent, error, extra=fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
@@ -12,7 +12,8 @@ from streamkit.core.copies import Origin
 from streamkit.core.due import remaining
 from streamkit.core.flow import Flow, FlowLimits, next_fetch
 from streamkit.core.offset_map import SkipList
-from streamkit.observe.slots import AgentSlots
+from streamkit.errors import TransportError
+from streamkit.observe.slots import Activity, AgentSlots, Closing
 from streamkit.record import ConsumedRecord, TopicPartition
 from streamkit.retry import tier_topic
 from streamkit.runtime.committer import Committer
@@ -103,43 +104,74 @@ class Intake:
         self.returning = Parking(self._due, wall)
         self._enough_ready = max(ENOUGH_READY, work.enough)
         self._tiers_read_at = -inf  # loop time
+        self._any_closed = False
+        self._counted_to = 0.0  # loop time up to which it is known what was done
         self.room = asyncio.Event()  # something has settled
         self.hungry = asyncio.Event()  # nothing is ready to run
 
     async def run(self) -> None:
         membership, consumer = self._membership, self._consumer
         wanted: Sequence[TopicPartition] = ()
+        self._counted_to = asyncio.get_running_loop().time()
         while True:
             await self._until_assigned()
+            self._spent("rebalance")
+            self._slots.read_at = asyncio.get_running_loop().time()
             # Read before anything is computed from the assignment: there may be another one at any await.
             epoch = membership.epoch
             loads = {partition: mine.load for partition, mine in membership.partitions.items()}
             # An open breaker may need records that lie beyond those that fail, to see that others succeed.
             rooms = self._flow.open(loads, windows=2 if self._tripped() else 1)
-            if len(rooms) < len(loads):
-                for partition in loads.keys() - rooms.keys():
-                    self._work.full(partition)
+            self._note_closed(loads.keys() - rooms.keys() if len(rooms) < len(loads) else ())
             rooms, before = self._without_tiers(rooms), wanted
             wanted, at_most = next_fetch(rooms, POLL_RECORDS, before)
             self._note_turns(rooms, before, wanted)
             if wanted and self._work.waiting > self._enough_ready:
                 # What is read ahead of the handlers only grows the working set; but a partition is never forgotten.
                 await self._until_hungry()
+                self._spent("backpressure")
             if not wanted:
                 await consumer.poll((), max_records=1, timeout=0)
                 await self._until_room()
+                self._spent("backpressure")
                 continue
             timeout = POLL_TIMEOUT if len(wanted) == len(loads) else POLL_TIMEOUT_CLOSED
             try:
                 batches = await consumer.poll(wanted, max_records=at_most, timeout=timeout)
             except OffsetOutOfRange as error:
+                self._slots.note_error("fetch", error)
                 await membership.gap(error.partition, error.offset)
                 continue
+            except TransportError as error:
+                self._slots.note_error("fetch", error)
+                raise
+            self._spent("poll")
             if epoch == membership.epoch:
                 self._take_in(wanted, batches)
+                self._spent("dispatch")
                 await asyncio.sleep(0)
+                self._spent("backpressure")  # the handlers had their turn
             else:
                 await self._rewind(batches)
+
+    def _spent(self, activity: Activity) -> None:
+        """What the time since the last call was spent on."""
+        now = asyncio.get_running_loop().time()
+        self._slots.activities[activity] += now - self._counted_to
+        self._counted_to = now
+
+    def _note_closed(self, closed: Collection[TopicPartition]) -> None:
+        """What is read no further for now."""
+        for partition in closed:
+            self._work.full(partition)
+        if not closed and not self._any_closed:
+            return
+        self._any_closed = bool(closed)
+        reason: Closing = "breaker" if self._tripped() else "backpressure"
+        for partition, mine in self._membership.partitions.items():
+            if partition in closed and not mine.closed:
+                self._slots.closings[reason] += 1
+            mine.closed = reason if partition in closed else ""
 
     def _without_tiers(self, rooms: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Copies come a few at a time, and a fetch for each few would cost more than their records: while there is work
@@ -168,21 +200,29 @@ class Intake:
     ) -> None:
         """Register and queue; nothing is awaited in between, so no rebalance can come between poll and window."""
         partitions, position = self._membership.partitions, self._consumer.position
+        now = asyncio.get_running_loop().time()
+        wall = self._slots.clock.since_1970 + now
         for partition, records in batches.items():
-            self._register(partitions[partition], records)
+            mine = partitions[partition]
+            mine.fetched_at = wall
+            self._register(mine, records, now)
         for partition in polled:
-            window = partitions[partition].window
+            mine = partitions[partition]
+            window = mine.window
             read_to = position(partition)
             if read_to > window.next_offset:  # past markers and holes, which are never delivered
+                if not window.size:
+                    mine.progressed_at = wall
+                mine.fetched_at = wall
                 window.reach(read_to)
                 self._committer.settled(0)
         self._work.wake(1)
 
-    def _register(self, mine: AssignedPartition, records: Sequence[ConsumedRecord]) -> None:
+    def _register(self, mine: AssignedPartition, records: Sequence[ConsumedRecord], now: float) -> None:
         sequence, seen = mine.window.register_all([record.offset for record in records])
         if seen:
             records = records[seen:]
-        self._slots.consumed[mine.partition.topic] += len(records)
+        mine.stamps.extend([record.timestamp for record in records])
         lane_key, part, note_cases = self._lane_key, mine.part, self._note_cases
         deliveries: list[Delivery] = []
         with_headers: list[Delivery] = []
@@ -191,18 +231,22 @@ class Intake:
             key, value = record.key, record.value
             cost = RECORD_COST + (len(value) if value else 0) + (len(key) if key else 0)
             size += cost
-            deliveries.append(Delivery(record, sequence, mine, part, cost, key))
+            deliveries.append(Delivery(record, sequence, mine, part, cost, key, now))
             if note_cases is not None and record.headers:  # here, while it is in the processor's cache
                 with_headers.append(deliveries[-1])
             sequence += 1
         mine.bytes += size
+        self._slots.consumed[mine.partition.topic] += len(records)
+        self._slots.consumed_bytes[mine.partition.topic] += size - RECORD_COST * len(records)
+        if mine.dues is not None:
+            mine.dues.extend([0] * len(records))
         if mine.skip is not None:
             deliveries = self._without_settled(mine, deliveries, mine.skip)
             with_headers = [delivery for delivery in deliveries if delivery.record.headers]
         if with_headers and note_cases is not None:
             note_cases(mine, with_headers)
         if mine.tier is not None:
-            self._park(mine.tier, deliveries)
+            self._park(mine, mine.tier, deliveries)
             return
         if lane_key is not None:
             for delivery in deliveries:
@@ -220,13 +264,15 @@ class Intake:
                 mine.bytes -= delivery.size
             else:
                 left.append(delivery)
+        if mine.window.head != mine.head:
+            mine.head, mine.progressed_at = mine.window.head, mine.fetched_at
         self._slots.skipped += len(deliveries) - len(left)
         self._committer.settled(len(deliveries))
         if mine.window.next_offset >= skip.end:
             mine.skip = None
         return left
 
-    def _park(self, tier: Tier, deliveries: Sequence[Delivery]) -> None:
+    def _park(self, mine: AssignedPartition, tier: Tier, deliveries: Sequence[Delivery]) -> None:
         """A tier's records join the others when they are due."""
         lane_key, wall = self._lane_key, int(self._wall() * 1000)  # rounded up, it would let them run early
         now = asyncio.get_running_loop().time()
@@ -240,6 +286,10 @@ class Intake:
             origin = record.origin
             if self._wait_for_retries and not origin.fresh:
                 due += remaining(wall, appended, origin.due, origin.failed, _longest_wait(tier, origin))
+            delivery.ready_since = due
+            mine.stamps.put(delivery.sequence, record.timestamp)
+            if mine.dues is not None:
+                mine.dues.put(delivery.sequence, round((self._slots.clock.since_1970 + due) * 1000))
             delivery.argument = Due(due, delivery.argument)
             waiting.append((due, delivery))
         self.returning.put(tier.number, waiting)

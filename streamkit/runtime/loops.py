@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -13,7 +13,7 @@ from msgspec import UNSET
 from streamkit.agent import Agent
 from streamkit.core.batches import Batches, Line
 from streamkit.errors import UserCodeFailed
-from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots
+from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.crew import Crew
 from streamkit.runtime.delivery import AssignedPartition, Bundle, Delivery, Flight, Owner, current
@@ -22,7 +22,7 @@ from streamkit.runtime.events import Events
 from streamkit.runtime.flights import give_up, landing, note_late_error, too_late
 from streamkit.runtime.invoke import CurrentOwner, SinkFailure, argument_decoder, loop_handler, report_undecodable
 from streamkit.runtime.parking import note_lateness
-from streamkit.runtime.pool import FIRST_BUCKET, SLICE
+from streamkit.runtime.pool import SLICE
 from streamkit.runtime.settlement import Settlement
 from streamkit.stream import Stream
 
@@ -51,7 +51,7 @@ class Loops:
 
     @property
     def in_flight(self) -> int:
-        return sum(loop.busy for loop in self._loops.values())
+        return sum(loop.busy for loop in list(self._loops.values()))
 
     @property
     def waiting(self) -> int:
@@ -115,6 +115,18 @@ class Loops:
         """A loop that has ended with its record runs no more, and must not hold up that of the next assignment."""
         self._loops.pop(loop.mine.part, None)
         self.queue.release(loop.mine.part)
+
+    @property
+    def keys(self) -> int:
+        """Partitions that have records. From any thread."""
+        return self.queue.lines
+
+    def running(self, _partitions: Collection[AssignedPartition]) -> Iterator[tuple[Delivery, float]]:
+        """Records that loops have, and the loop time since when. From any thread."""
+        for loop in list(self._loops.values()):
+            delivery = loop.delivery
+            if delivery is not None:
+                yield delivery, loop.started
 
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
         self.queue.put_all(mine.part, deliveries, 0.0)
@@ -183,6 +195,7 @@ class Loop:
         self._publisher = emitter.publisher
         self._settlement = settlement
         self._slots = slots
+        self._queue_wait = slots.queue_wait
         self._events = events
         self._counted = events.counted
         self._clock = asyncio.get_running_loop().time
@@ -201,6 +214,16 @@ class Loop:
     @property
     def busy(self) -> bool:
         return self._delivery is not None
+
+    @property
+    def delivery(self) -> Delivery | None:
+        """What the handler has."""
+        return self._delivery
+
+    @property
+    def started(self) -> float:
+        """Loop time when it got that."""
+        return self._started
 
     @property
     def has_more(self) -> bool:
@@ -287,6 +310,9 @@ class Loop:
                     self._delivery = delivery
                     delivery.probe = self._events.tripped
                     self._started = now
+                    waited = now - delivery.ready_since
+                    self._queue_wait.counts[bisect_left(self._queue_wait.bounds, waited)] += 1
+                    self._queue_wait.sum += waited if waited > 0 else 0.0
                     self._speak_for(delivery)
                     if self._agent.timeout is not None:
                         self._arm(now + self._agent.timeout)
@@ -342,9 +368,12 @@ class Loop:
         if self._flight.timer is not None:
             self._disarm()
         seconds = now - self._started
-        slots, mine = self._slots, delivery.partition
-        slots.duration_counts[0 if seconds <= FIRST_BUCKET else bisect_left(DURATION_BUCKETS, seconds)] += 1
-        slots.duration_sum += seconds
+        slots, mine, processing = self._slots, delivery.partition, self._slots.processing
+        bounds = processing.bounds
+        processing.counts[0 if seconds <= bounds[0] else bisect_left(bounds, seconds)] += 1
+        processing.sum += seconds
+        if delivery.record.headers:
+            processing.trace(seconds, delivery.record.headers, slots.clock.since_1970 + now)
         if delivery.failed:  # while it ran: an output was rejected
             delivery.left = True
             self._events.failed_before(delivery)
@@ -359,6 +388,8 @@ class Loop:
                 self._events.succeeded(1, now, probe=delivery.probe)
             mine.settling.append(delivery.sequence)
             mine.bytes -= delivery.size
+            if delivery.record.headers:
+                mine.traced.append(delivery.record)
             self._settlement.soon()
 
     def _arm(self, when: float) -> None:
@@ -400,7 +431,7 @@ class Loop:
                 self._raised(delivery, error)
 
     def _given_back(self, delivery: Delivery | None, error: BaseException | None) -> None:
-        note_late_error(self._agent.name, error)
+        note_late_error(self._agent.name, delivery or self._outside, error)
         if delivery is not None:  # the handler has not asked for the next one
             if not delivery.failed or delivery.rejection is not None:  # else counted already
                 self._slots.processed_cancelled += 1
@@ -413,6 +444,7 @@ class Loop:
         if delivery is None:
             what = f"the loop of agent {self._agent.name!r} on {topic}[{number}], outside of a record,"
             cause = error.__cause__ if isinstance(error, SinkFailure) else None
+            self._slots.note_error("handle" if cause is None else "sink", cause or error)
             self._events.fail(UserCodeFailed(what, cause or error))
         elif isinstance(error, SinkFailure):
             self._events.failed(delivery, "sink", error.__cause__ or error)

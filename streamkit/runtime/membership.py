@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from math import inf
 from typing import Any, Protocol
 
 from streamkit.agent import Agent
 from streamkit.core.offset_map import SkipList, decode
 from streamkit.errors import LostRange, TransportError
-from streamkit.observe.slots import AgentSlots
+from streamkit.observe.slots import AgentSlots, Phase
 from streamkit.record import TopicPartition
 from streamkit.runtime.committer import Committer
-from streamkit.runtime.delivery import AssignedPartition, running_in
+from streamkit.runtime.delivery import AssignedPartition, Delivery, running_in
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.retry_topics import Tier
 from streamkit.settings import Settings
@@ -67,9 +68,10 @@ class Membership:
         tiers: Mapping[str, Tier],
         opened: Callable[[AssignedPartition], None],
         halted: Callable[[], None],
+        running: Callable[[Collection[AssignedPartition]], Iterable[tuple[Delivery, float]]],
     ) -> None:
         """`tiers` is by topic name. `opened` is told of each assigned partition, and `halted` when nothing more of what
-        has been assigned so far may start."""
+        has been assigned so far may start. `running` tells whose handlers run in these."""
         self._agent = agent
         self._settings = settings
         self._consumer = consumer
@@ -78,6 +80,9 @@ class Membership:
         self._tiers = tiers
         self._opened = opened
         self._halted = halted
+        self._running = running
+        self._phase_since = 0.0  # loop time
+        self._draining = False
         self._committer = committer
         self._emitter = emitter
         self._slots = slots
@@ -96,6 +101,7 @@ class Membership:
         `start_from` counts for the partitions that exist while nothing at all is committed. After the join this could
         not be told: another member may have committed its part of the same first assignment already.
         """
+        self._phase_since = asyncio.get_running_loop().time()
         if self._agent.start_from == "earliest":
             return
         deadline = asyncio.get_running_loop().time() + self._settings.start_timeout
@@ -116,14 +122,16 @@ class Membership:
         mine = list(self.partitions.values())  # the eager protocol takes all of them
         if lost:
             self._slots.rebalances_lost += 1
+            self._slots.partitions_lost += len(mine)
             log.warning("agent %s: the group has thrown this member out; what runs is cancelled", self._agent.name)
-            _cancel(mine)
+            self._cancel(mine)
         else:
             await self._drain(mine)
             await self._committer.commit(self._settings.request_timeout)
         self._close(mine)
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        self._note_phase("join")
         generation = self._consumer.generation
         starts = await self._starts(partitions, generation)
         if self._leaving or starts is None:
@@ -136,13 +144,19 @@ class Membership:
         self._slots.rebalances += 1
         self.joined = True
         self.epoch += 1
+        self._slots.read_at = asyncio.get_running_loop().time()
         self.gate.set()
+        self._note_phase("assign")
         log.info("agent %s: assigned %s", self._agent.name, _listed(partitions))
 
     def halt(self) -> None:
         """Start nothing more, and take nothing more in."""
         self.epoch += 1
+        self._slots.read_at = inf  # a poll may now wait as long as the group does
         self.gate.clear()
+        if not self._draining:
+            self._draining = True
+            self._phase_since = asyncio.get_running_loop().time()
         self._halt(self.partitions.values())
         self._halted()
 
@@ -178,6 +192,7 @@ class Membership:
         if mine is None or epoch != self.epoch or not self.gate.is_set():
             return  # polls of the new assignment will tell
         start = self._after_gap(partition, offset, bounds)
+        self._slots.note_reset(partition.topic, "out_of_range")
         if start >= mine.window.next_offset:
             mine.window.reach(start)
             self._consumer.seek(partition, start)
@@ -223,6 +238,8 @@ class Membership:
         if fresh:
             # Before the first record runs: or a crash now, and "latest" would be another place the next time.
             await self._consumer.commit(fresh, generation)
+        for partition in fresh:
+            self._slots.note_reset(partition.topic, "out_of_range" if partition in committed else "no_offset")
         return starts
 
     async def _log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
@@ -274,7 +291,9 @@ class Membership:
     def _open(self, partition: TopicPartition, start: CommittedOffset, skip: SkipList | None) -> AssignedPartition:
         part = self._queue.open(partition)
         tier = self._tiers.get(partition.topic)
-        mine = self.partitions[partition] = AssignedPartition(partition, part, start, skip, self._emitter, tier)
+        now = self._slots.clock.since_1970 + asyncio.get_running_loop().time()
+        mine = AssignedPartition(partition, part, start, skip, self._emitter, tier, now)
+        self.partitions[partition] = mine
         self._opened(mine)
         return mine
 
@@ -290,7 +309,7 @@ class Membership:
             self._halted()
         for mine in partitions:
             mine.window.settle_all(mine.settling)
-        _cancel(partitions)
+        self._cancel(partitions)
         self._close(partitions)
         for mine in partitions:
             window = mine.window
@@ -310,7 +329,7 @@ class Membership:
     async def _drain(self, partitions: Collection[AssignedPartition]) -> None:
         if await self._until_quiet(partitions, self._settings.drain_timeout):
             return
-        cancelled = _cancel(partitions)
+        cancelled = self._cancel(partitions)
         log.warning(
             "agent %s: %d handlers did not end within %g s and are cancelled; their records run again",
             self._agent.name,
@@ -338,14 +357,25 @@ class Membership:
                 self._left[mine.partition] = mine.window.committable
                 self._queue.close(mine.part, running_in(mine.part, assigned))
                 del self.partitions[mine.partition]
+                self._slots.redelivery_risk += mine.window.settled - mine.kept
         self._slots.assigned = frozenset(self.partitions)
+        if self._draining:
+            self._draining = False
+            self._note_phase("drain")
 
+    def _cancel(self, partitions: Collection[AssignedPartition]) -> int:
+        cut_off = set(partitions)
+        self._slots.redelivery_risk += sum(delivery.partition in cut_off for delivery, _ in self._running(partitions))
+        flights = [flight for mine in partitions for flight in mine.flights]
+        for flight in flights:
+            flight.cancel("revoke")
+        return len(flights)
 
-def _cancel(partitions: Iterable[AssignedPartition]) -> int:
-    flights = [flight for mine in partitions for flight in mine.flights]
-    for flight in flights:
-        flight.cancel("revoke")
-    return len(flights)
+    def _note_phase(self, phase: Phase) -> None:
+        """One of a rebalance is over, and the next one begins."""
+        now = asyncio.get_running_loop().time()
+        self._slots.rebalance_durations[phase].observe(now - self._phase_since)
+        self._phase_since = now
 
 
 def _listed(partitions: Collection[TopicPartition]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from contextvars import Context, copy_context
 from math import inf
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ from msgspec import UNSET
 
 from streamkit.agent import Agent
 from streamkit.core.lanes import Lanes
-from streamkit.observe.slots import DURATION_BUCKETS, AgentSlots
+from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.crew import Crew
 from streamkit.runtime.delivery import AssignedPartition, Delivery, Owner, current
 from streamkit.runtime.emitter import Emitter
 from streamkit.runtime.events import Events
-from streamkit.runtime.flights import Landing, flies, fly, give_up, note_late_error, too_late
+from streamkit.runtime.flights import Landing, flies, fly, flying, give_up, note_late_error, too_late
 from streamkit.runtime.intake import Undecodable
 from streamkit.runtime.invoke import (
     ENDED,
@@ -33,7 +33,6 @@ from streamkit.runtime.parking import Due, note_lateness
 from streamkit.runtime.settlement import Settlement
 
 SLICE = 0.005  # seconds that handlers that never wait may keep the loop
-FIRST_BUCKET = DURATION_BUCKETS[0]
 
 
 class Waiting(NamedTuple):
@@ -66,6 +65,7 @@ class Pool:
         self._publisher = emitter.publisher
         self._settlement = settlement
         self._slots = slots
+        self._processing, self._queue_wait = slots.processing, slots.queue_wait
         self._events = events
         self._failing = events.failing
         self._handler = coroutine_handler(agent, emitter)
@@ -90,6 +90,15 @@ class Pool:
 
     def opened(self, mine: AssignedPartition) -> None:
         pass
+
+    @property
+    def keys(self) -> int:
+        """That have records. From any thread."""
+        return self.queue.keys
+
+    def running(self, partitions: Collection[AssignedPartition]) -> Iterator[tuple[Delivery, float]]:
+        """Records whose handlers wait for something, and the loop time when they began. From any thread."""
+        return flying(partitions)
 
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
         self.queue.put_all(mine.part, deliveries)
@@ -165,7 +174,10 @@ class Pool:
         clock = asyncio.get_running_loop().time
         take, release, publisher = self.queue.take, self.queue.release, self._publisher
         handler, decode, plain = self._handler, self._decode, self._decode_value
-        slots, counts, failing = self._slots, self._slots.duration_counts, self._failing
+        slots, processing, queue_wait, failing = self._slots, self._processing, self._queue_wait, self._failing
+        counts, bounds, at_once = processing.counts, processing.bounds, processing.bounds[0]
+        # Those that follow each other have mostly waited alike: they are counted in their bucket together.
+        wait_bounds, place, alike, low, high, waits = queue_wait.bounds, 0, 0, inf, -inf, 0.0
         started = begun = clock()
         # R14: what would run after the lease may be another member's already.
         until = min(begun + SLICE, self._events.lease)
@@ -191,6 +203,13 @@ class Pool:
                 except Exception as error:
                     undecodable = delivery, error
                     return None
+                waited = started - delivery.ready_since
+                if not low < waited <= high:
+                    queue_wait.counts[place] += alike
+                    place, alike = bisect_left(wait_bounds, waited), 0
+                    low, high = wait_bounds[place - 1] if place else -inf, (*wait_bounds, inf)[place]
+                alike += 1
+                waits += waited
                 current.set(delivery)
                 context = copy_context()
                 coroutine = handler(argument)
@@ -215,10 +234,12 @@ class Pool:
                     mine.settling.append(delivery.sequence)
                     mine.bytes -= delivery.size
                 ended = clock()
-                if ended - started <= FIRST_BUCKET:
+                if ended - started <= at_once:
                     fast += 1
                 else:
-                    counts[bisect_left(DURATION_BUCKETS, ended - started)] += 1
+                    counts[bisect_left(bounds, ended - started)] += 1
+                if delivery.record.headers:
+                    self._trace(delivery, ended - started, ended)
                 started = ended
                 if once:
                     return None
@@ -226,7 +247,8 @@ class Pool:
         finally:
             counts[0] += fast
             slots.processed_success += done
-            slots.duration_sum += started - begun
+            processing.sum += started - begun
+            queue_wait.count(place, alike, waits)
             self._settlement.settle()
             self._events.returned(done, started)
             self._events.succeeded(silent, started, probe=once)  # the others when their outputs are acknowledged
@@ -254,11 +276,13 @@ class Pool:
         self.in_flight += 1
         try:
             rest = resume(context, coroutine, waits_for)
-            landing = await fly(delivery, rest, None if limit is None else started + limit)
+            landing = await fly(delivery, rest, started, limit)
         finally:
             self.in_flight -= 1
         ended = asyncio.get_running_loop().time()
-        self._observe(ended - started)
+        self._processing.observe(ended - started)
+        if delivery.record.headers:
+            self._processing.trace(ended - started, delivery.record.headers, self._slots.clock.since_1970 + ended)
         match landing:
             case Landing("handled"):
                 self._handled(delivery, ended)
@@ -287,15 +311,17 @@ class Pool:
 
     def _given_up(self, delivery: Delivery, error: BaseException | None) -> None:
         """Cancelled by a revoke or stop: not handled, not settled, to be run again by whoever has the partition."""
-        note_late_error(self._agent.name, error)
+        note_late_error(self._agent.name, delivery, error)
         if not delivery.failed or delivery.rejection is not None:  # else counted already
             self._slots.processed_cancelled += 1
         give_up(delivery)
         self.queue.release(delivery.part, delivery)
 
-    def _observe(self, seconds: float) -> None:
-        self._slots.duration_counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
-        self._slots.duration_sum += seconds
+    def _trace(self, delivery: Delivery, seconds: float, now: float) -> None:
+        """Of a record that has headers."""
+        if not delivery.outputs:
+            delivery.partition.traced.append(delivery.record)
+        self._processing.trace(seconds, delivery.record.headers, self._slots.clock.since_1970 + now)
 
     def _raised(self, delivery: Delivery, error: BaseException, began: float = inf) -> None:
         if isinstance(error, SinkFailure):

@@ -89,7 +89,7 @@ class Pipe:
 class OutputBatch:
     """Outputs to one partition that are sent together."""
 
-    __slots__ = ("append", "awaited", "builder", "full", "items", "number", "opened", "pipe", "size")
+    __slots__ = ("append", "awaited", "builder", "full", "items", "number", "opened", "pipe", "sent", "size")
 
     def __init__(self, pipe: Pipe, builder: BatchBuilder, number: int, opened: float) -> None:
         self.pipe = pipe
@@ -97,6 +97,7 @@ class OutputBatch:
         self.append = builder.append
         self.number = number  # in the order of their first outputs
         self.opened = opened  # loop time
+        self.sent = 0.0  # loop time
         self.items: list[OutputItem] = []
         self.size = 0
         self.full = False
@@ -303,6 +304,7 @@ class Publisher:
 
     async def _send(self, pipe: Pipe, batch: OutputBatch) -> None:
         pipe.in_flight += 1
+        batch.sent = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._settings.send_timeout):
                 future = await self._producer.send(batch.builder, pipe.route.topic, pipe.partition)
@@ -329,6 +331,7 @@ class Publisher:
         error = None if not future.cancelled() else TransportError("the producer was closed")
         error = error or future.exception()  # type: ignore[assignment]
         if error is None:
+            pipe.route.slots.duration.observe(asyncio.get_running_loop().time() - batch.sent)
             self._acknowledge(batch.items, pipe.route, pipe.partition, batch.size, future.result())
             self._close_batch()
         else:
@@ -427,9 +430,13 @@ class Publisher:
             added = builder.append(key=item.key, value=item.value, timestamp=item.timestamp, headers=item.headers)
             if added is None:
                 return None, RecordTooLarge("does not fit into a batch")
+        clock = asyncio.get_running_loop().time
+        sent = clock()
         try:
             async with asyncio.timeout(self._settings.send_timeout):
-                return await (await self._producer.send(builder, route.topic, partition)), None
+                stored = await (await self._producer.send(builder, route.topic, partition))
+            route.slots.duration.observe(clock() - sent)
+            return stored, None
         except TransportError as error:
             return None, error
         except TimeoutError:

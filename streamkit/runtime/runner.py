@@ -6,11 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from streamkit.agent import Agent
 from streamkit.core.breaker import Breaker, BreakerLimits
 from streamkit.core.commits import CommitSchedule
+from streamkit.core.sparing import Sparing
 from streamkit.errors import LostRange, RecordFailed, Stage, StreamkitError, TransportError, UserCodeFailed, named
 from streamkit.observe.slots import AgentSlots, WorkerSlots
 from streamkit.record import Record, TopicPartition
@@ -24,10 +26,12 @@ from streamkit.runtime.failures import Failures
 from streamkit.runtime.gate import Gate
 from streamkit.runtime.intake import Intake
 from streamkit.runtime.invoke import as_far_as_decodable
+from streamkit.runtime.log_fields import about, of_record
 from streamkit.runtime.loops import Loops
 from streamkit.runtime.membership import Membership
 from streamkit.runtime.pool import Pool
 from streamkit.runtime.publisher import OutputItem, Publisher, Route
+from streamkit.runtime.readings import readings
 from streamkit.runtime.retry_topics import AgentTopics
 from streamkit.runtime.settlement import Settlement
 from streamkit.runtime.waiting import unless
@@ -40,6 +44,7 @@ log = logging.getLogger(__name__)
 OnError = Callable[[BaseException, Record[Any, Any] | None], object]
 
 WATCH_EVERY = 0.25
+TOLD_AT_ONCE, TOLD_EVERY = 20, 10.0  # dead letters in the log, and seconds
 GONE_AFTER = 3.0  # as often a missing topic is looked for, not at once: metadata may be wrong for a moment (R32)
 
 
@@ -77,6 +82,9 @@ class Runner:
         self._on_error = on_error
         self._admin = admin
         self._brokers = ",".join(settings.brokers)
+        self._log_payloads = settings.log_payloads
+        self._dead_letters_told = Sparing(TOLD_AT_ONCE, TOLD_EVERY)
+        self._vitals = slots.vitals
         sources = tuple(topic.name for topic in agent.topics)
         self._topics = (*sources, *tiers)
         self.slots: AgentSlots = slots.agent(agent.name, agent.group, sources, agent.concurrency)
@@ -89,7 +97,7 @@ class Runner:
             breaker=breaker is not None,
         )
         self._consumer = transport.consumer(agent.group)
-        self._settlement = Settlement(self._assigned)
+        self._settlement = Settlement(self._assigned, self.slots)
         self.publisher = Publisher(
             transport.producer,
             settings,
@@ -111,7 +119,9 @@ class Runner:
         for name, info in topics.routes.items():
             # Not bounded by max_request_size: what came in must go out again, with its headers.
             self.copies.add_route(name, info.partitions, info.max_message_bytes, info.max_message_bytes)
-        self.emitter = Emitter(self.publisher, agent.sink, wall)
+        self.emitter = Emitter(
+            self.publisher, agent.sink, wall, agent=agent.name, group=agent.group, log_payloads=settings.log_payloads
+        )
         self._gate = Gate(agent, breaker, self.slots, wall)
         self.permit, self.failing = self._gate.permit, self._gate.failing
         self.returned, self.succeeded = self._gate.returned, self._gate.succeeded
@@ -153,6 +163,7 @@ class Runner:
             tiers=tiers,
             opened=self._pool.opened,
             halted=self._halted,
+            running=self._pool.running,
         )
         self._intake = Intake(
             agent,
@@ -174,16 +185,22 @@ class Runner:
         self.failed, self.failed_batch = self._failures.failed, self._failures.failed_batch
         self.failed_before = self._failures.failed_before
         self.slots.in_flight = lambda: self._pool.in_flight
+        self.slots.active_keys = lambda: self._pool.keys
+        self.slots.partitions = partial(readings, self.membership, self._pool, self._copier, self.slots.clock)
+        if agent.shape == "loop":
+            self.slots.concurrency_limit = lambda: sum(tp.topic in sources for tp in self.slots.assigned)
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
         self.abandoned = 0  # handlers that ignored their cancellation
 
     async def run(self, partitions: Collection[TopicPartition]) -> None:
         """Raises the agent's failure. These partitions of its topics are known to exist."""
+        self.slots.up = True
         try:
             if await unless(self._stopping, self._connect(partitions)):
                 await self._work()
         finally:
+            self.slots.up = False
             self._gate.stop()
             self.abandoned = await self._pool.end()
             await self.publisher.stop()
@@ -271,15 +288,19 @@ class Runner:
     def _report(self, delivery: Delivery, cause: BaseException) -> None:
         """Of a record that becomes a dead letter."""
         record = delivery.record
-        log.warning(
-            "agent %s: %s[%d] offset %d goes to %s: %s",
-            self.agent.name,
-            record.topic,
-            record.partition,
-            record.offset,
-            self.agent.dead_letters[record.topic],
-            named(cause),
-        )
+        untold = self._dead_letters_told.told(asyncio.get_running_loop().time())
+        if untold is not None:
+            log.warning(
+                "agent %s: %s[%d] offset %d goes to %s: %s%s",
+                self.agent.name,
+                record.topic,
+                record.partition,
+                record.offset,
+                self.agent.dead_letters[record.topic],
+                named(cause),
+                f" (and {untold:,} others since the last of these lines)" if untold else "",
+                extra=about(delivery, "record_dead_lettered") | {"suppressed": untold},
+            )
         if self._on_error is not None:
             self._on_error(cause, as_far_as_decodable(self.agent, record))
 
@@ -307,6 +328,7 @@ class Runner:
             batch=0 if type(owner) is Delivery else len(records),
         )
         failure.__cause__ = cause
+        failure.log_fields = of_record(record, payloads=self._log_payloads)
         if self._on_error is not None:
             self._on_error(cause, as_far_as_decodable(self.agent, record))
         self.fail(failure)
@@ -332,12 +354,22 @@ class Runner:
             self._settlement.let_go(owner)
         if owner.partition.window.closed:
             # The record runs again where its partition is now, and fails there if it must.
-            log.warning("agent %s: an output of a record that was given back: %s", self.agent.name, error)
+            log.warning(
+                "agent %s: an output of a record that was given back: %s",
+                self.agent.name,
+                error,
+                extra=about(owner, "late_output_refused"),
+            )
         else:
             self._failures.rejected(owner, error)
         self.progressed()
 
     # Watching
+
+    @property
+    def answered(self) -> float:
+        """Loop time of a broker's last answer to its consumer."""
+        return self._consumer.answered
 
     @property
     def leased(self) -> bool:
@@ -353,9 +385,13 @@ class Runner:
             if self.leased:
                 self._pool.wake(1)
             for topic in self._topics:
-                if self._consumer.partition_count(topic):
+                count = self._consumer.partition_count(topic)
+                if count:
+                    self.slots.topic_partitions[topic] = count
                     missing_since.pop(topic, None)
-                elif loop.time() - missing_since.setdefault(topic, loop.time()) >= GONE_AFTER:
+                    continue
+                self.slots.topic_partitions.pop(topic, None)
+                if loop.time() - missing_since.setdefault(topic, loop.time()) >= GONE_AFTER:
                     missing_since[topic] = loop.time()
                     await self._check_topic(topic)
 
@@ -376,6 +412,8 @@ class Runner:
         """Every failure ends the agent in order, and not by tearing down its task group."""
         try:
             await work
+            self._vitals.ended = f"a part of agent {self.agent.name!r}"
+            raise RuntimeError("a task that must go on until the agent stops has ended")
         except StreamkitError as error:
             self.fail(error)
         except asyncio.CancelledError:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 
+from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
 from streamkit.runtime.delivery import AssignedPartition, Bundle, Owner
 from streamkit.runtime.publisher import OutputItem
+from streamkit.runtime.stamps import FORGET_AT
+
+MANY = 32  # records that are settled together: looking each of them up costs more than sorting them
 
 
 class Settlement:
@@ -17,8 +22,10 @@ class Settlement:
     because it asks for the partitions here.
     """
 
-    def __init__(self, partitions: Callable[[], Mapping[TopicPartition, AssignedPartition]]) -> None:
+    def __init__(self, partitions: Callable[[], Mapping[TopicPartition, AssignedPartition]], slots: AgentSlots) -> None:
         self._partitions = partitions
+        self._slots = slots
+        self._end_to_end = slots.end_to_end
         self._scheduled = False
         self.on_settled: Callable[[int], None] = lambda records: None
         self.on_acknowledged: Callable[[], None] = lambda: None
@@ -33,6 +40,8 @@ class Settlement:
             mine = delivery.partition  # of a batch, some may be of tiers
             mine.settling.append(delivery.sequence)
             mine.bytes -= delivery.size
+            if delivery.record.headers:
+                mine.traced.append(delivery.record)
 
     def let_go(self, bundle: Bundle) -> None:
         """What the batch has sent is answered: those that were taken out of it wait for it no more."""
@@ -70,6 +79,8 @@ class Settlement:
                             self.failing.pop(owner.record.key, None)
                     mine.settling.append(owner.sequence)
                     mine.bytes -= owner.size
+                    if owner.record.headers:
+                        mine.traced.append(owner.record)
         self.settle()
         if succeeded:
             self.on_succeeded(succeeded, probes)
@@ -84,15 +95,55 @@ class Settlement:
     def settle(self) -> None:
         """Move the windows by what was noted."""
         self._scheduled = False
-        settled = 0
+        settled, now = 0, 0.0
         for mine in self._partitions().values():
             if mine.settling:
                 if mine.cases:
                     self.on_cases(mine)
                 settled += mine.window.settle_all(mine.settling)
+                if not now:
+                    now = asyncio.get_running_loop().time() + self._slots.clock.since_1970
+                self._observe(mine, now)
                 mine.settling.clear()
         if settled:
             self.on_settled(settled)
+
+    def _observe(self, mine: AssignedPartition, now: float) -> None:
+        """How old those are that are settled now (in seconds since 1970), and whether the window's head has moved."""
+        slots, end_to_end, settling = self._slots, self._end_to_end, mine.settling
+        first, stamps = mine.stamps.held
+        if len(settling) < MANY:
+            # On the hot path: handlers that wait are settled one by one.
+            counts, bounds, latest = end_to_end.counts, end_to_end.bounds, slots.event_timestamp
+            for sequence in settling:
+                stamp = stamps[sequence - first] if sequence >= first else 0
+                if stamp > 0:  # else of a producer that states none
+                    age = now - stamp / 1000
+                    counts[bisect_left(bounds, age)] += 1
+                    if age > 0:
+                        end_to_end.sum += age
+                    if stamp > latest:
+                        slots.event_timestamp = latest = stamp
+        else:
+            moments = mine.stamps.of(settling)
+            oldest, latest = min(moments, default=0), max(moments, default=0)
+            if oldest <= 0:
+                moments = [moment for moment in moments if moment > 0]
+                oldest = min(moments, default=0)
+            end_to_end.observe_ages(moments, oldest, latest, now * 1000, 1000)
+            slots.event_timestamp = max(slots.event_timestamp, latest)
+        if mine.traced:
+            for record in mine.traced:
+                if record.timestamp > 0:
+                    end_to_end.trace(max(0.0, now - record.timestamp / 1000), record.headers, now)
+            mine.traced.clear()
+        head = mine.window.head
+        if head != mine.head:
+            mine.head, mine.progressed_at = head, now
+            if head - first >= FORGET_AT:
+                mine.stamps.forget(head)
+                if mine.dues is not None:
+                    mine.dues.forget(head)
 
     def to_commit(self) -> list[AssignedPartition]:
         """The assigned partitions, with everything settled that has been noted."""

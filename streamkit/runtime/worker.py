@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from streamkit.agent import Agent
-from streamkit.errors import ConfigurationError, RecordFailed, TransportError, UserCodeFailed
+from streamkit.errors import ConfigurationError, RecordFailed, StreamkitError, TransportError, UserCodeFailed
 from streamkit.observe.slots import WorkerSlots
 from streamkit.record import Record, TopicPartition
 from streamkit.runtime.app_outputs import AppOutputs, SendToBrokers
@@ -31,7 +31,9 @@ from streamkit.transport.base import Admin, LogRange, Refused, TopicInfo, Transp
 log = logging.getLogger(__name__)
 
 BEAT_EVERY = 0.25
+BLOCKED_AFTER = 0.1
 IDLE_CHECK_EVERY = 0.5
+ANSWERS_WITHIN = 60.0  # brokers that are silent for longer are away
 RETRY_FIRST, RETRY_LAST = 0.5, 5.0
 
 
@@ -96,6 +98,7 @@ class Worker:
         self._begun = False
         self._failure: Exception | None = None
         self._abandoned_timers = 0
+        slots.vitals.startup_limit = settings.startup_limit
         self._app = AppOutputs(transport, settings, slots, self.fail)
 
     @property
@@ -123,6 +126,7 @@ class Worker:
     def stop(self) -> None:
         """Begin the ordered end of `run`: not ready, drain, commit, leave."""
         if not self._stopping.is_set():
+            self._slots.vitals.stopping = True
             self._slots.state = "draining"
             self._slots.unready = "stopping"
             self._stopping.set()
@@ -144,21 +148,21 @@ class Worker:
 
     async def _run(self) -> None:
         admin = self._transport.admin()
-        try:
-            async with asyncio.TaskGroup() as background:
-                beat = background.create_task(self._beat())
+        async with asyncio.TaskGroup() as background:
+            beat = background.create_task(self._beat())
+            try:
+                started = await unless(self._stopping, self._start(admin))
+                if started is not None:
+                    await self._run_agents(admin, started)
+            except Exception as error:
+                self.fail(error)
+            finally:
+                self._port.current = None
                 try:
-                    started = await unless(self._stopping, self._start(admin))
-                    if started is not None:
-                        await self._run_agents(admin, started)
-                except Exception as error:
-                    self.fail(error)
+                    await admin.stop()
                 finally:
+                    self._slots.state = "stopped"  # before the last beat: the watchdog looks no more
                     beat.cancel()
-        finally:
-            self._port.current = None
-            await admin.stop()
-            self._slots.state = "stopped"
         if self._failure is not None:
             raise self._failure
 
@@ -237,6 +241,8 @@ class Worker:
         ]
         try:
             await runner.run(partitions)
+            if not self._stopping.is_set():
+                raise self._ended(f"agent {runner.agent.name!r}")
         except Exception as error:
             if isinstance(error, TransportError):  # which cannot know whose it is
                 error.add_note(f"This has stopped agent {runner.agent.name!r} of group {runner.agent.group!r}.")
@@ -248,7 +254,10 @@ class Worker:
         try:
             self._on_error(error, record)
         except Exception:
-            log.exception("on_error raised while it was told of %r", error)
+            where = {} if record is None else {name: getattr(record, name) for name in ("topic", "partition", "offset")}
+            log.exception(
+                "on_error raised while it was told of %r", error, extra={"event_name": "on_error_raised"} | where
+            )
 
     # Start
 
@@ -288,10 +297,21 @@ class Worker:
 
     # While it runs
 
+    def _ended(self, what: str) -> Exception:
+        """Of work that is to go on until the worker stops."""
+        self._slots.vitals.ended = what
+        return StreamkitError(f"{what} has ended by itself: an error in streamkit")
+
     async def _beat(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, slots = asyncio.get_running_loop(), self._slots
+        due: float | None = None
         while True:
-            self._slots.heartbeat = loop.time()
+            now = loop.time()
+            if due is not None:
+                slots.loop_lag.observe(max(0.0, now - due))
+                slots.loop_blocked += max(0.0, now - due - BLOCKED_AFTER)
+            slots.clock.set(self._wall(), now)
+            slots.heartbeat = now
             if self._slots.state == "starting" and self.ready:
                 self._slots.state = "running"
                 self._slots.unready = ""
@@ -300,7 +320,19 @@ class Worker:
             elif self._slots.state == "running":
                 cut_off = [runner.agent.name for runner in self._runners if not runner.leased]
                 self._slots.unready = f"out of touch with the group of {', '.join(cut_off)}" if cut_off else ""
+            self._note_vitals(loop.time())
+            due = loop.time() + BEAT_EVERY
             await asyncio.sleep(BEAT_EVERY)
+
+    def _note_vitals(self, now: float) -> None:
+        vitals = self._slots.vitals
+        vitals.answered = max((runner.answered for runner in self._runners), default=0.0)
+        if self._slots.state == "running":
+            vitals.joined = True
+        # Reaching the brokers takes as long as it takes, and looking up the topics has a limit of its own.
+        held_up = self._port.current is None or (self._begun and now > vitals.answered + ANSWERS_WITHIN)
+        if held_up or not vitals.starting_since:
+            vitals.starting_since = now
 
     async def _watch(self, admin: Admin) -> None:
         """Stop when everything has been settled to its end for as long as `stop_when_idle` says."""

@@ -53,7 +53,7 @@ async def test_batches_are_consecutive_full_when_there_is_enough_and_else_sent_o
     assert batching.batches == [[0, 1, 2, 3], [4, 5]]
     assert 1.0 <= batching.times[1] - batching.times[0] < 1.1
     assert working.agent.processed_success == 6
-    assert sum(working.agent.duration_counts) == 2
+    assert sum(working.agent.processing.counts) == 2
 
 
 @simulated

@@ -376,8 +376,8 @@ async def test_a_replay_into_the_first_tier_runs_at_once_and_begins_its_attempts
     first, last = (int(header(letter, f"sk-{name}") or 0) for name in ("first-failed-at", "failed-at"))
     assert 1000 * sum(WAITS) <= last - first < 1000 * sum(WAITS) + 5_000
     assert letter.headers[0] == ("h", b"1")
-    assert sum(working.agent.late_counts[1]) == 2
-    assert working.agent.late_sum[1] < 2.2  # a batch waits for others for that long
+    assert sum(working.agent.lateness[1].counts) == 2
+    assert working.agent.lateness[1].sum < 2.2  # a batch waits for others for that long
 
 
 @simulated

@@ -237,7 +237,7 @@ async def test_ten_thousand_records_due_over_a_minute_are_late_by_no_more_than_a
             stamp = int(at(failed))  # it lies there since it failed
             world.send(f"{number}", b"v", topic=tier(1), partition=partition, headers=headers, timestamp=stamp)
         await until(lambda: len(late) == count, patience=80)
-        counts = working.agent.late_counts[1]
+        counts = working.agent.lateness[1].counts
         assert sum(counts) == count
     late.sort()
     assert late[0] >= -0.0005

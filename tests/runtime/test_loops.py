@@ -61,7 +61,7 @@ async def test_one_loop_a_partition_takes_its_records_in_order_and_ends_at_the_s
         assert working.agent.in_flight() == 0
     assert (looping.begun, looping.ends) == (3, ["ended"] * 3)
     assert working.agent.processed_success == 18
-    assert sum(working.agent.duration_counts) == 18
+    assert sum(working.agent.processing.counts) == 18
     for partition in range(3):
         assert [run.offset for run in world.runs if run.partition == partition] == list(range(6))
 

@@ -265,7 +265,7 @@ async def test_a_batch_of_a_tier_holds_what_is_due_together_and_is_late_by_no_mo
     async with world.working_with_topics(batching.app) as working:
         await world.settled(working)
     assert batching.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 2, 4, 6]]
-    assert sum(working.agent.late_counts[1]) == 4
+    assert sum(working.agent.lateness[1].counts) == 4
     assert len(world.dead_letters()) == 4
 
 

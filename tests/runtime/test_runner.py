@@ -41,7 +41,7 @@ async def test_records_of_a_key_run_in_order_one_at_a_time_and_concurrency_is_re
     assert world.committed() == {0: 200, 1: 200, 2: 200}
     assert world.most_at_once == concurrency
     assert working.agent.processed_success == 600
-    assert sum(working.agent.duration_counts) == 600
+    assert sum(working.agent.processing.counts) == 600
 
 
 @simulated

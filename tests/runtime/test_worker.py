@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +12,11 @@ import pytest
 
 from streamkit import App, Record
 from streamkit.errors import ConfigurationError, LostRange, MissingTopic, RecordFailed, TransportError
+from streamkit.observe.health import not_live, not_ready
+from streamkit.observe.vitals import STARTUP_LIMIT
 from streamkit.record import TopicPartition
-from streamkit.runtime.runner import GONE_AFTER
+from streamkit.runtime.committer import Committer
+from streamkit.runtime.runner import GONE_AFTER, Runner
 from streamkit.transport.base import Refused, Unreachable
 from streamkit.transport.memory.admin import MemoryAdmin
 from tests.runtime.support import GROUP, Working, World, recording, simulated, until
@@ -68,6 +73,94 @@ async def test_brokers_that_cannot_be_reached_are_tried_again_until_they_can() -
         await until(lambda: world.committed() == {0: 1}, patience=10)
         await until(lambda: working.slots.state == "running", patience=0.5)
         assert working.slots.unready == ""
+
+
+def why_not_live(working: Working) -> str:
+    return not_live(working.slots, asyncio.get_running_loop().time())
+
+
+@simulated
+async def test_a_start_that_waits_for_brokers_is_never_too_long() -> None:
+    world = World(connect_timeout=1.0)
+    world.broker.faults.network.close()
+    async with world.working(recording(world)) as working:
+        await asyncio.sleep(3 * STARTUP_LIMIT)
+        assert (working.slots.state, why_not_live(working)) == ("starting", "")
+        world.broker.faults.network.open()
+        await until(lambda: working.slots.vitals.joined)
+
+
+@simulated
+async def test_a_start_at_which_the_apps_own_code_hangs_is_too_long_after_its_limit() -> None:
+    world = World()
+
+    @asynccontextmanager
+    async def hanging(app: App) -> AsyncIterator[None]:
+        await asyncio.sleep(10 * STARTUP_LIMIT)
+        yield
+
+    app = App("test", lifespan=hanging)
+    app.topic("in", value=str)
+    async with world.working(app, startup_limit=20.0) as working:
+        await asyncio.sleep(19)
+        assert why_not_live(working) == ""
+        await asyncio.sleep(3)
+        assert why_not_live(working).startswith("starting: beginning the app's lifespan for 2")
+        assert not working.slots.vitals.joined
+
+
+@simulated
+async def test_a_worker_hears_from_brokers_and_reads_as_long_as_it_runs() -> None:
+    world = World()
+    loop = asyncio.get_running_loop()
+    async with world.working(recording(world)) as working:
+        await until(lambda: working.slots.vitals.joined)
+        for _ in range(5):
+            await asyncio.sleep(100)
+            assert loop.time() - working.slots.vitals.answered < 2
+            (agent,) = working.slots.agents.values()
+            assert loop.time() - agent.read_at < 2
+            assert why_not_live(working) == not_ready(working.slots, loop.time()) == ""
+
+
+@simulated
+async def test_a_worker_whose_brokers_are_away_is_live_and_not_ready_and_is_ready_again_when_they_are_back() -> None:
+    world = World()
+    loop = asyncio.get_running_loop()
+    async with world.working(recording(world)) as working:
+        await until(lambda: working.slots.vitals.joined)
+        world.broker.faults.network.close()
+        await asyncio.sleep(1_000)
+        assert why_not_live(working) == ""
+        assert not_ready(working.slots, loop.time()).startswith("no broker has answered for ")
+        world.broker.faults.network.open()
+        await until(lambda: not_ready(working.slots, loop.time()) == "")
+
+
+@simulated
+async def test_an_agent_that_ends_by_itself_is_an_error_and_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def done(*_: object) -> None: ...
+
+    monkeypatch.setattr(Runner, "run", done)
+    world = World()
+    working = Working(world, recording(world), world.settings)
+    error = await ended(working)
+    assert str(error) == "agent 'work' has ended by itself: an error in streamkit"
+    assert why_not_live(working) == "agent 'work' has ended, and must not"
+
+
+@simulated
+async def test_a_part_of_an_agent_that_ends_by_itself_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def done(*_: object) -> None: ...
+
+    monkeypatch.setattr(Committer, "run", done)
+    world = World()
+    working = Working(world, recording(world), world.settings)
+    assert "must go on" in str(await ended(working))
+    assert why_not_live(working) == "a part of agent 'work' has ended, and must not"
+    assert "unexpected error in the engine" in caplog.text
 
 
 @simulated
@@ -391,8 +484,8 @@ async def test_everything_is_counted() -> None:
     assert (slots.consumed, slots.skipped) == ({"in": 6}, 1)
     assert (slots.rebalances, slots.rebalances_lost) == (2, 0)
     assert slots.assigned == frozenset()
-    assert slots.duration_counts[4] == 4  # up to 25 ms
-    assert sum(slots.duration_counts) == 5
+    assert slots.processing.counts[4] == 4  # up to 25 ms
+    assert sum(slots.processing.counts) == 5
     assert slots.commits_succeeded >= 2
     assert slots.commits_failed == 0
 
