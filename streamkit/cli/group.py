@@ -9,6 +9,7 @@ import click
 from streamkit.cli.agents import agents
 from streamkit.cli.dev import dev
 from streamkit.cli.dlq import dlq
+from streamkit.cli.lag import lag
 from streamkit.cli.options import Group
 from streamkit.cli.send import send
 from streamkit.cli.version import version
@@ -36,5 +37,5 @@ def group(context: click.Context) -> None:
         context.color = False
 
 
-for command in (worker, dev, send, agents, dlq):
+for command in (worker, dev, send, agents, lag, dlq):
     group.add_command(command)

@@ -181,12 +181,17 @@ class GenuineKafka:
         rule = [change, f"--deny-principal=User:{user}", f"--operation={operation}", *resources]
         self._administer("org.apache.kafka.tools.AclCommand", *rule)
 
-    def _administer(self, tool: str, *arguments: str) -> None:
+    def consumer_groups(self, *arguments: str) -> str:
+        """What Kafka's own kafka-consumer-groups.sh prints."""
+        return self._administer("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", *arguments)
+
+    def _administer(self, tool: str, *arguments: str) -> str:
         command = ["java", "-cp", self._classpath, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", tool]
         command += ["--bootstrap-server", self.brokers, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{tool} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def _await_answer(self, deadline: float) -> None:
         # In a thread of its own, because the caller may have a running loop.
