@@ -19,7 +19,9 @@ ON_KAFKA = (
     "tests/transport/",
     "tests/cli/test_send.py::test_lines_arrive_on_kafka",
     "tests/cli/test_dlq_genuine.py",
+    "tests/cli/test_lag.py::test_it_agrees_with_kafka",
     "tests/cli/test_dlq_purge.py::test_it_removes_on_a_genuine_kafka",
+    "tests/deploy/test_scrape.py",
 )
 
 

@@ -39,11 +39,18 @@ def plain_report(error: Exception) -> None:
     click.echo("\n".join([_message(error), *getattr(error, "__notes__", ())]), err=True)
 
 
-def logged_report(error: Exception) -> None:
-    """Show an error to a machine: one record of the log."""
-    message = "\n".join([_message(error), *getattr(error, "__notes__", ())])
-    text = _traceback_of(error).rstrip()
-    log.error("%s", message, extra={"exception": text} if text else None)
+def logged_report(error: Exception, *, payloads: bool = False) -> None:
+    """Show an error to a machine: one record of the log, with what records hold only if `payloads` says so."""
+    fields: dict[str, object] = {}
+    message = _message(error)
+    if isinstance(error, RecordFailed):
+        fields = {"event_name": "record_failed", "agent": error.agent, "group": error.group, "stage": error.stage}
+        fields |= error.log_fields
+        if not payloads:
+            message = error.without_payload()
+    if text := _traceback_of(error).rstrip():
+        fields["exception"] = text
+    log.error("%s", "\n".join([message, *getattr(error, "__notes__", ())]), extra=fields)
 
 
 def exit_code(error: Exception) -> int:

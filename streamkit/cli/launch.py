@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 from streamkit.agent import Agent
@@ -21,6 +22,7 @@ from streamkit.durations import show_duration
 from streamkit.errors import ConfigurationError, StreamkitError
 from streamkit.observe.observer import Observer
 from streamkit.observe.slots import AgentSlots, WorkerSlots
+from streamkit.observe.watchdog import Watchdog
 from streamkit.runtime.worker import Worker
 from streamkit.settings import Settings
 from streamkit.topic import Topic
@@ -40,11 +42,20 @@ def launch(
 ) -> int:
     """Run the agents until they are stopped or fail; the exit code. What failed has been reported when this returns."""
     configure_logs(settings.log_format, settings.log_level)
-    report = logged_report if settings.log_format == "json" else plain_report
-    slots = WorkerSlots(version())
+    report: Callable[[Exception], None] = plain_report
+    if settings.log_format == "json":
+        report = partial(logged_report, payloads=settings.log_payloads)
+    slots = WorkerSlots(version(), detail=settings.metrics_detail, buckets=settings.metrics_buckets)
     try:
         transport = transport_for(settings)
-        observer = Observer(slots, transport.admin, http=settings.http, http_is_default=settings.is_default("http"))
+        observer = Observer(
+            slots,
+            transport.admin,
+            http=settings.http,
+            http_is_default=settings.is_default("http"),
+            reader_factory=transport.reader,
+            commit_interval=settings.commit_interval,
+        )
         _announce(app, agents, settings)
         # Before the brokers are reached: meanwhile /livez says yes and /readyz says why not.
         observer.start()
@@ -52,6 +63,7 @@ def launch(
         report(error)
         return error.exit_code
     worker = Worker(app, settings, transport, slots, agents=agents, topics=topics, create_topics=create_topics)
+    watchdog = Watchdog(slots, error_after=settings.session_timeout / 3, dump_after=settings.dump_stacks_after)
 
     def end_now(code: int) -> None:
         logging.shutdown()
@@ -59,6 +71,7 @@ def launch(
 
     async def run() -> int:
         code = await _to_the_end(worker, slots, report)
+        watchdog.stop()
         observer.stop()
         # The loop waits for tasks that ignore their cancellation, and for threads, as long as they take.
         if worker.abandoned:
@@ -66,15 +79,20 @@ def launch(
         _later(LEFTOVERS_END_WITHIN, end_now, code)
         return code
 
+    def not_ready() -> None:
+        slots.vitals.stopping = True
+
     try:
         with asyncio.Runner() as runner:
-            take_signals(runner.get_loop(), lambda _number: worker.stop(), end_now)
+            take_signals(runner.get_loop(), lambda _number: worker.stop(), end_now, at_once=not_ready)
+            watchdog.start()
             return runner.run(run())
     except SystemExit as error:
         # From a handler or its tasks. What it asks for is not what has happened: nothing was drained or committed.
         report(StreamkitError(f"a handler, or a task that it started, called sys.exit({error.code!r})"))
         return 1
     finally:
+        watchdog.stop()
         observer.stop()
 
 

@@ -50,9 +50,14 @@ def _end_now(code: int) -> None:
 
 
 def take_signals(
-    loop: asyncio.AbstractEventLoop, stop: Callable[[signal.Signals], None], end_now: Callable[[int], None]
+    loop: asyncio.AbstractEventLoop,
+    stop: Callable[[signal.Signals], None],
+    end_now: Callable[[int], None],
+    *,
+    at_once: Callable[[], None] = lambda: None,
 ) -> None:
-    """`stop(signal)` is called in the loop; `end_now(exit code)` in the signal handler, even while the loop is blocked.
+    """`stop(signal)` is called in the loop; `at_once()` and `end_now(exit code)`, for the first and the second one, in
+    the signal handler, even while the loop is blocked.
 
     That is why these are not the loop's own signal handlers: they wait for the loop. They stay until the process ends:
     a second signal that comes when the worker has just stopped must not raise KeyboardInterrupt in what is left.
@@ -65,6 +70,7 @@ def take_signals(
         if received > 1:
             end_now(SIGNALLED + number)
         elif not loop.is_closed():
+            at_once()
             loop.call_soon_threadsafe(begin_to_stop, signal.Signals(number))
 
     def begin_to_stop(number: signal.Signals) -> None:
