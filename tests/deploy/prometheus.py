@@ -38,7 +38,14 @@ class Tools:
 
     def check(self, *arguments: str, stdin: str = "") -> str:
         """Run `promtool check`; what it printed. Raises AssertionError with that if it refuses."""
-        command = [self.promtool, "check", *arguments]
+        return self._run("check", *arguments, stdin=stdin)
+
+    def test_rules(self, *files: str) -> None:
+        """Run `promtool test rules`. Raises AssertionError with what it printed if a case fails."""
+        self._run("test", "rules", *files)
+
+    def _run(self, *arguments: str, stdin: str = "") -> str:
+        command = [self.promtool, *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -68,6 +75,12 @@ class Server:
         """The targets that are scraped, with `health` and `lastError`."""
         targets: list[dict[str, Any]] = self._ask("targets?state=active")["activeTargets"]
         return targets
+
+    def failing_rules(self) -> list[str]:
+        """What Prometheus could not evaluate, and why."""
+        rules = [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
+        assert rules
+        return [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] == "err"]
 
     def await_result(self, expression: str) -> list[dict[str, Any]]:
         """Until the query has a result: it takes a scrape or two."""

@@ -3,7 +3,7 @@
 import base64
 import re
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
@@ -31,7 +31,7 @@ WORDS = {
 
 def test_the_services_are_those_that_the_page_goes_through() -> None:
     assert COMPOSE.keys() == {"name", "services", "volumes"}
-    assert list(SERVICES) == ["kafka", "topics", "worker", "feed", "prometheus"]
+    assert list(SERVICES) == ["kafka", "topics", "worker", "feed", "prometheus", "grafana"]
     page = (ROOT / "docs/deployment.md").read_text()
     assert not [name for name in SERVICES if f"`{name}`" not in page]
 
@@ -58,9 +58,9 @@ def test_a_port_is_open_to_this_machine_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_volume_and_mounted_file_exists(name: str) -> None:
+def test_every_volume_and_whatever_is_mounted_exists(name: str) -> None:
     sources = [volume.split(":")[0] for volume in SERVICES[name].get("volumes", [])]
-    assert all((ROOT / each).is_file() if each.startswith("./") else each in COMPOSE["volumes"] for each in sources)
+    assert all((ROOT / each).exists() if each.startswith("./") else each in COMPOSE["volumes"] for each in sources)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -165,10 +165,26 @@ def test_the_worker_is_asked_the_health_check_of_its_image() -> None:
     assert WORKER["healthcheck"]["test"] == ["CMD", *exec_form("HEALTHCHECK")]
 
 
-def test_prometheus_reads_the_config_that_is_checked() -> None:
+def test_prometheus_reads_the_config_and_the_rules_that_are_checked() -> None:
     flag = next(flag for flag in SERVICES["prometheus"]["command"] if flag.startswith("--config.file="))
-    mounted = f"./{PROMETHEUS_CONFIG.relative_to(ROOT)}:{flag.partition('=')[2]}:ro"
+    inside = PurePosixPath(flag.partition("=")[2])
+    mounted = f"./{PROMETHEUS_CONFIG.relative_to(ROOT)}:{inside}:ro"
     assert mounted in SERVICES["prometheus"]["volumes"]
+    for pattern in yaml.safe_load(PROMETHEUS_CONFIG.read_text())["rule_files"]:
+        folder = PurePosixPath(pattern).parent
+        assert list(PROMETHEUS_CONFIG.parent.glob(pattern))
+        assert (
+            f"./{PROMETHEUS_CONFIG.parent.relative_to(ROOT) / folder}:{inside.parent / folder}:ro"
+            in (SERVICES["prometheus"]["volumes"])
+        )
+
+
+def test_who_comes_to_grafana_may_look_and_nobody_can_log_in() -> None:
+    given = SERVICES["grafana"]["environment"]
+    assert (given["GF_AUTH_ANONYMOUS_ENABLED"], given["GF_AUTH_ANONYMOUS_ORG_ROLE"]) == ("true", "Viewer")
+    assert (given["GF_AUTH_BASIC_ENABLED"], given["GF_AUTH_DISABLE_LOGIN_FORM"]) == ("false", "true")
+    assert given["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert all(volume.endswith(":ro") for volume in SERVICES["grafana"]["volumes"])
 
 
 def test_the_deployment_for_kubernetes_is_the_same_in_its_own_words() -> None:

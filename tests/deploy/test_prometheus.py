@@ -1,5 +1,7 @@
 """A genuine Prometheus accepts the config, and scrapes a worker by it."""
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from streamkit.cli.embedded import EmbeddedBroker, free_port
 from streamkit.observe.collector import StreamkitCollector
 from tests.deploy.containers import worker
 from tests.deploy.files import PROMETHEUS_CONFIG, SERVICES
-from tests.deploy.prometheus import Tools, serving
+from tests.deploy.prometheus import Server, Tools, serving
+from tests.deploy.promql import RULE_FILES
 from tests.deploy.test_containers import feed
 from tests.observe.support import worker_with_every_metric
 
@@ -56,12 +59,30 @@ def test_a_worker_that_is_down_is_seen(tools: Tools, tmp_path: Path) -> None:
         assert prometheus.await_result('up{job="streamkit"} == 0')
 
 
-def config_for(directory: Path, port: int) -> Path:
-    """Ours, but for the target, and for scraping soon."""
+def results(prometheus: Server, asked: Mapping[str, str], seconds: float = 30.0) -> list[str]:
+    """Ask each until it has returned series, at this moment or another; the names of those that have not."""
+    deadline = time.monotonic() + seconds
+    waiting = dict(asked)
+    while waiting and time.monotonic() < deadline:
+        waiting = {name: expression for name, expression in waiting.items() if not answered(prometheus, expression)}
+        time.sleep(0.2)
+    return list(waiting)
+
+
+def answered(prometheus: Server, expression: str) -> bool:
+    return any(result["value"][1] != "NaN" for result in prometheus.query(expression))
+
+
+def config_for(directory: Path, *ports: int) -> Path:
+    """Ours, with our rules, but for the targets, and for scraping and evaluating soon."""
     (job,) = CONFIG["scrape_configs"]
     rest = {name: value for name, value in job.items() if name != "dns_sd_configs"}
     config = directory / "prometheus.yml"
-    soon = {"scrape_interval": "200ms", "scrape_timeout": "200ms"}
-    own = {**rest, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+    soon = {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "500ms"}
+    (directory / "rules").mkdir()
+    for file in RULE_FILES:
+        text = file.read_text().replace("    interval: 30s\n", "")
+        (directory / "rules" / file.name).write_text(text)
+    own = {**rest, "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in ports]}]}
     config.write_text(yaml.safe_dump({**CONFIG, "global": {**CONFIG["global"], **soon}, "scrape_configs": [own]}))
     return config
