@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from benchmarks import by_hand, shapes, throughput
 from benchmarks.brokers import brokers, fill, topic
@@ -44,9 +45,10 @@ async def measure(address: str, sides: list[str]) -> None:
             print(f"{side:<20}{(many - few) / (LONG - SHORT):>9,.0f} instructions a record", flush=True)
 
 
-def instructions(side: str, address: str, source: str, records: int) -> int:
+def instructions(side: str, address: str, source: str, records: int, *, root: Path | None = None) -> int:
+    """Of one run, with the package that lies in `root`, or with this one."""
     command = [*VALGRIND, sys.executable, "-m", "benchmarks.instructions", "--run", side, address, source, str(records)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     found = REFERENCES.search(done.stderr)
     if done.returncode or found is None:
         raise RuntimeError(f"{side} failed:\n{done.stderr[-2000:]}")

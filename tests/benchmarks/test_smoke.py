@@ -12,7 +12,15 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     ("command", "verdicts"),
-    [("throughput", 2), ("concurrency", 2), ("memory --sink", 1), ("shapes", 3), ("retries", 2), ("dead_letters", 1)],
+    [
+        ("throughput", 2),
+        ("concurrency", 2),
+        ("memory --sink", 1),
+        ("shapes", 3),
+        ("retries", 2),
+        ("dead_letters", 1),
+        ("metrics_cost", 4),
+    ],
 )
 def test_a_benchmark_runs_and_tells_whether_it_reaches_its_bars(
     command: str, verdicts: int, embedded: EmbeddedBroker
