@@ -131,13 +131,15 @@ class Look:
             await admin.stop()
 
     async def _sample(self, poller: LagPoller, admin: Admin) -> None:
-        count = 0
+        for _ in range(0 if self._watch else self._samples - 1):
+            await poller.sample()
+            await asyncio.sleep(self._step)
+        if not self._watch and self._samples > 1:
+            await self._view.refresh(admin)  # who has what now: to ask at every sample costs more than the samples
         while True:
             await poller.sample()
-            count += 1
-            if self._watch or count == self._samples:
-                self._show()
-            if not self._watch and count == self._samples:
+            self._show()
+            if not self._watch:
                 return
             await asyncio.sleep(self._step)
             await self._view.refresh(admin)

@@ -205,13 +205,14 @@ def _read_case(value: object) -> CaseStatus | None:
     status = fields.get("status")
     if status not in _STORED:
         return None
-    at = _whole(fields.get("at"), LATEST_TIME)
-    replays = _whole(fields.get("replays"), (1 << 63) - 1)
+    at = whole(fields.get("at"), LATEST_TIME)
+    replays = whole(fields.get("replays"), (1 << 63) - 1)
     by, why = _text(fields, "by"), _text(fields, "why")
     return CaseStatus(status, at, by, why, _text(fields, "job") or None, replays or 0, _text(fields, "group") or None)
 
 
-def _whole(value: object, most: int) -> int | None:
+def whole(value: object, most: int) -> int | None:
+    """A whole number from 0 to `most`, as JSON states it; None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most else None
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from streamkit.cli.dlq.reading import Clients, json_of, records_of
 from streamkit.cli.dlq.selecting import Case
-from streamkit.core.cases import CaseBook, CaseStatus, Outcome, case_key, run_key
+from streamkit.core.cases import CaseBook, CaseStatus, Outcome, case_key, run_key, whole
 from streamkit.core.copies import parse_case
 from streamkit.core.jobs import AUDIT_KEY, JobBook
 from streamkit.core.letters import LATEST_TIME, Letter
@@ -73,8 +73,4 @@ def _run(outcome: Outcome, told: Mapping[str, Any]) -> Run:
     """What makes no sense of what is told besides is left out."""
     letter = told.get("letter")
     place = parse_case(letter.encode(errors="replace")) if isinstance(letter, str) else None
-    return Run(outcome, _whole(told.get("attempt")), _whole(told.get("at")), place)
-
-
-def _whole(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value <= LATEST_TIME else None
+    return Run(outcome, whole(told.get("attempt"), LATEST_TIME), whole(told.get("at"), LATEST_TIME), place)
