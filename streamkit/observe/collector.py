@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client.core import Metric
 
 from streamkit.observe.catalogue import DETAILS, Detail
 from streamkit.observe.families import Family, with_samples
-from streamkit.observe.lag import LagTable
+from streamkit.observe.lag import LagTable, states_of
 from streamkit.observe.lag_metrics import lag_metrics
 from streamkit.observe.partition_metrics import Assigned, partition_metrics
-from streamkit.observe.partition_state import PartitionState
 from streamkit.observe.retry_metrics import retry_metrics
 from streamkit.observe.slots import STATES, AgentSlots, WorkerSlots
-from streamkit.record import TopicPartition
 
 logger = logging.getLogger("streamkit.observe")
 
@@ -69,7 +67,7 @@ class StreamkitCollector:
         yield from with_samples(_topics(agents))
         yield from with_samples([_errors(agents)])
         yield from lag_metrics(agents, self._lag, detail)
-        yield from partition_metrics([Assigned(agent, _states(agent)) for agent in agents], detail)
+        yield from partition_metrics([Assigned(agent, states_of(agent)) for agent in agents], detail)
         yield from retry_metrics(agents, self._lag)
 
     def _detail(self, agents: Sequence[AgentSlots]) -> Detail:
@@ -96,11 +94,6 @@ class StreamkitCollector:
             produced.add((topic.topic, "error"), topic.failed)
             durations.add_histogram((topic.topic,), topic.duration)
         return produced, durations
-
-
-def _states(agent: AgentSlots) -> Mapping[TopicPartition, PartitionState]:
-    assigned = agent.assigned
-    return {partition: state for partition, state in agent.partitions().items() if partition in assigned}
 
 
 def _worker(slots: WorkerSlots, took: float | None) -> Sequence[Family]:

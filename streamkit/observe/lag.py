@@ -118,7 +118,7 @@ class LagTable:
     def judge(self, agent: AgentSlots) -> None:
         """Bring the status of its partitions up to date, after a sample of them."""
         now = self._wall()
-        for partition, state in _states(agent).items():
+        for partition, state in states_of(agent).items():
             mine = self._partition(agent.group, partition)
             sample = self._fresh(mine)
             if sample is not None:
@@ -128,7 +128,7 @@ class LagTable:
 
     def partitions(self, agent: AgentSlots) -> dict[TopicPartition, PartitionLag]:
         """All that are assigned, sorted, and what is known of each as of now."""
-        states, now = _states(agent), self._wall()
+        states, now = states_of(agent), self._wall()
         return {
             partition: self._known(agent, partition, states.get(partition), now) for partition in sorted(agent.assigned)
         }
@@ -146,7 +146,7 @@ class LagTable:
     def unread(self, agent: AgentSlots) -> list[Unread]:
         """What is neither in memory nor younger than the samples: after a restart, and while nothing is fetched."""
         unread: list[Unread] = []
-        for partition, state in _states(agent).items():
+        for partition, state in states_of(agent).items():
             mine = self._partition(agent.group, partition)
             offset = mine.backlog.to_read(
                 state.unsettled,
@@ -205,7 +205,7 @@ class LagTable:
         return StatusWindow(self._interval, self._commit_interval)
 
 
-def _states(agent: AgentSlots) -> dict[TopicPartition, PartitionState]:
+def states_of(agent: AgentSlots) -> dict[TopicPartition, PartitionState]:
     """What the engine says of the partitions that are assigned at present."""
     assigned = agent.assigned
     return {partition: state for partition, state in agent.partitions().items() if partition in assigned}

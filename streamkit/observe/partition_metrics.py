@@ -8,9 +8,10 @@ from typing import Final, NamedTuple, get_args
 
 from prometheus_client.core import Metric
 
+from streamkit.core.lag_status import Closed
 from streamkit.observe.catalogue import Detail
 from streamkit.observe.families import Family, with_samples
-from streamkit.observe.partition_state import Closed, PartitionState
+from streamkit.observe.partition_state import PartitionState
 from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
 

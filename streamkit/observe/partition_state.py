@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Closed = Literal["", "backpressure", "breaker", "rebalance"]
+from streamkit.core.lag_status import Closed
 
 
 class PartitionState(NamedTuple):

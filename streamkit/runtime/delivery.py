@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, final
 import msgspec
 
 from streamkit.core.flow import Load
+from streamkit.core.lag_status import Closed
 from streamkit.core.offset_map import SkipList
 from streamkit.core.offsets import OffsetWindow
-from streamkit.observe.partition_state import Closed
 from streamkit.record import ConsumedRecord, Headers, TopicPartition
 from streamkit.runtime.stamps import Stamps
 from streamkit.transport.base import CommittedOffset

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
+from streamkit.core.lag_status import Closed
 from streamkit.core.offsets import OffsetWindow
-from streamkit.observe.partition_state import Closed, PartitionState
+from streamkit.observe.partition_state import PartitionState
 from streamkit.observe.slots import WallClock
 from streamkit.record import TopicPartition
 from streamkit.runtime.delivery import AssignedPartition, Delivery
