@@ -32,7 +32,8 @@ from benchmarks.orders import PARTITIONS, orders
 from streamkit import App
 from streamkit.observe.collector import StreamkitCollector
 from streamkit.observe.exposition import text
-from streamkit.observe.lag import LagTable
+from streamkit.observe.lag import INTERVAL, LagTable
+from streamkit.observe.lag_poller import LagPoller
 from streamkit.observe.observer import Observer
 from streamkit.observe.slots import WorkerSlots
 from streamkit.runtime.worker import Worker
@@ -60,29 +61,41 @@ CUTS = [
     Cut(
         POOL,
         """\
-                waited = started - delivery.ready_since
-                if not low < waited <= high:
-                    queue_wait.counts[place] += alike
-                    place, alike = bisect_left(wait_bounds, waited), 0
-                    low, high = wait_bounds[place - 1] if place else -inf, (*wait_bounds, inf)[place]
-                alike += 1
-                waits += waited
+                if delivery.ready_since is not came:
+                    came = delivery.ready_since
+                    arrivals.append((len(turns) - 1, came))
 """,
     ),
     Cut(
         POOL,
         """\
-                if ended - started <= at_once:
-                    fast += 1
-                else:
-                    counts[bisect_left(bounds, ended - started)] += 1
+                turns.append(ended)
                 if delivery.record.headers:
                     self._trace(delivery, ended - started, ended)
+""",
+        "                done += 1\n",
+    ),
+    Cut(
+        POOL,
+        "        turns = [started]  # when each record was begun, and the one before it ended\n",
+        "        done = 0\n",
+    ),
+    Cut(POOL, "            done = len(turns) - 1\n"),
+    Cut(
+        POOL,
+        """\
+            if done:
+                self._processing.observe_gaps(turns)
+                arrivals.append((done + (waiting is not None or raised is not None), inf))
+                for (first, came), (end, _) in pairwise(arrivals):
+                    self._queue_wait.observe_since(came, turns[first:end])
+            elif arrivals:  # of one record: handlers that wait are on the hot path too
+                self._queue_wait.observe(max(0.0, started - came))
 """,
     ),
     Cut(INTAKE, "        mine.stamps.extend([record.timestamp for record in records])\n"),
     Cut(INTAKE, "mine, part, cost, key, now))", "mine, part, cost, key))"),
-    Cut("streamkit/runtime/settlement.py", "                self._observe(mine, now)\n"),
+    Cut("streamkit/runtime/settlement.py", "                self._observe(mine, changed, now)\n"),
 ]
 
 
@@ -179,7 +192,9 @@ async def scrape(partitions: int, scrapes: int) -> None:
             for number in range(partitions * 2):
                 broker.append("in", b"value", key=b"%d" % number, partition=number % partitions)
             await asyncio.to_thread(observer.sample_now)
-            cpu, stretch = await asyncio.to_thread(_stretches, slots, scrapes)
+            table = LagTable()
+            await LagPoller(slots, MemoryTransport(broker, settings).admin, table, INTERVAL).sample()
+            cpu, stretch = await asyncio.to_thread(_stretches, slots, table, scrapes)
             assert observer.address is not None
             url = f"{observer.address.url}/metrics"
             _report_scrapes(
@@ -190,10 +205,10 @@ async def scrape(partitions: int, scrapes: int) -> None:
             worker.stop()
 
 
-def _stretches(slots: WorkerSlots, scrapes: int) -> tuple[float, float]:
+def _stretches(slots: WorkerSlots, lag: LagTable, scrapes: int) -> tuple[float, float]:
     """Seconds of processor time that collecting and writing takes, and the most of it between two moments in which the
     loop gets the GIL: the gap that it has where nothing else wants the processors. Medians."""
-    collector = StreamkitCollector(slots, LagTable())
+    collector = StreamkitCollector(slots, lag)
     totals, longest = list[float](), list[float]()
     for _ in range(scrapes):
         marks = [time.thread_time()]

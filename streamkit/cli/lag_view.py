@@ -19,6 +19,7 @@ from streamkit.cli.transports import asking, transport_for
 from streamkit.cli.version import version
 from streamkit.core.lag_status import READINGS
 from streamkit.errors import UsageError
+from streamkit.observe.assigned import Assigned
 from streamkit.observe.lag import LagTable
 from streamkit.observe.lag_poller import LagPoller
 from streamkit.observe.outside import OutsideView, WatchedGroup
@@ -165,7 +166,7 @@ class Look:
                 paper.print(f"{hidden:,} partition{'' if hidden == 1 else 's'} without lag")
 
     def _rows(self, agent: AgentSlots, info: GroupInfo) -> Iterator[Row]:
-        for partition, known in self._table.partitions(agent).items():
+        for partition, known in self._table.partitions(Assigned.read(agent)).items():
             sample, verdict, owner = known.offsets, known.verdict, info.owners.get(partition)
             records = None if sample is None else sample.lag
             is_judged = verdict is not None and (self._samples > 1 or not records)

@@ -10,18 +10,19 @@ from typing import Final
 
 from prometheus_client.core import Metric
 
+from streamkit.observe.assigned import Assigned
 from streamkit.observe.catalogue import DETAILS, Detail
 from streamkit.observe.families import Family, with_samples
-from streamkit.observe.lag import LagTable, states_of
+from streamkit.observe.lag import LagTable
 from streamkit.observe.lag_metrics import lag_metrics
-from streamkit.observe.partition_metrics import Assigned, partition_metrics
+from streamkit.observe.partition_metrics import partition_metrics
 from streamkit.observe.retry_metrics import retry_metrics
 from streamkit.observe.slots import STATES, AgentSlots, WorkerSlots
 
 logger = logging.getLogger("streamkit.observe")
 
 MOST_PARTITIONS: Final = 1_000  # of which each is told everything, unless the setting says so
-# Seconds. Rendering keeps the GIL: between two metrics, the worker's loop gets it.
+# Seconds. Reading and rendering keep the GIL: in between, the worker's loop gets it.
 PAUSE_AFTER: Final = 0.0005
 PAUSE: Final = 0.0001
 
@@ -47,14 +48,19 @@ class StreamkitCollector:
 
     def collect(self) -> Iterator[Metric]:
         began = resumed = time.perf_counter()
-        for metric in self._metrics():
-            yield metric
+
+        def breathe() -> None:
+            nonlocal resumed
             if time.perf_counter() - resumed > PAUSE_AFTER:
                 self.pause(PAUSE)
                 resumed = time.perf_counter()
+
+        for metric in self._metrics(breathe):
+            yield metric
+            breathe()
         self._took = time.perf_counter() - began
 
-    def _metrics(self) -> Iterator[Metric]:
+    def _metrics(self, breathe: Callable[[], None]) -> Iterator[Metric]:
         agents = list(self._slots.agents.values())
         detail = self._detail(agents)
         yield from with_samples(_worker(self._slots, self._took))
@@ -66,8 +72,12 @@ class StreamkitCollector:
         yield from with_samples(_membership(agents))
         yield from with_samples(_topics(agents))
         yield from with_samples([_errors(agents)])
-        yield from lag_metrics(agents, self._lag, detail)
-        yield from partition_metrics([Assigned(agent, states_of(agent)) for agent in agents], detail)
+        read = list[Assigned]()
+        for agent in agents:
+            read.append(Assigned.read(agent))
+            breathe()
+        yield from lag_metrics(read, self._lag, detail, breathe)
+        yield from partition_metrics(read, detail)
         yield from retry_metrics(agents, self._lag)
 
     def _detail(self, agents: Sequence[AgentSlots]) -> Detail:

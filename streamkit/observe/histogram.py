@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -36,35 +36,60 @@ class Histogram:
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.sum += seconds
 
-    def count(self, place: int, times: int, seconds: float) -> None:
-        """Take in so many that belong in one bucket, and their sum; one that is negative counts as 0."""
-        self.counts[place] += times
-        if seconds > 0:
-            self.sum += seconds
+    def observe_gaps(self, moments: Sequence[float]) -> None:
+        """Take in how far these moments are apart, each from the one before; seconds, in ascending order.
 
-    def observe_ages(
-        self, moments: Sequence[float], oldest: float, latest: float, now: float, per_second: float = 1.0
-    ) -> None:
-        """Take in how long ago these moments were, of which the first and the last in time are known already. They and
-        `now` have so many units `per_second`. Those to come count as 0.
+        For many that belong in the first bucket: as far as that reaches, none of them is looked at.
+        """
+        counts, bounds = self.counts, self.bounds
+        place, last = 0, len(moments) - 1
+        while place < last:
+            reached = bisect_right(moments, moments[place] + bounds[0], place + 1) - 1
+            if reached > place:
+                counts[0] += reached - place
+                place = reached
+            else:
+                counts[bisect_left(bounds, moments[place + 1] - moments[place])] += 1
+                place += 1
+        self.sum += moments[-1] - moments[0]
 
-        For many: where all are in one bucket, none is looked at, and else they are sorted.
+    def observe_since(self, since: float, moments: Sequence[float]) -> None:
+        """Take in how long after `since` these moments were; seconds, in ascending order. Those before it count as 0.
+
+        For many: only where their buckets begin and end is looked for.
         """
         if not moments:
             return
-        if latest > now:
-            moments = [min(moment, now) for moment in moments]
-            oldest, latest = min(oldest, now), now
-        self.sum += (now * len(moments) - sum(moments)) / per_second
-        counts, bounds, younger = self.counts, self.bounds, len(moments)
-        place = bisect_left(bounds, (now - latest) / per_second)
-        last = bisect_left(bounds, (now - oldest) / per_second)
-        if place < last:
-            ascending = sorted(moments)
-            for each in range(place, last):
-                older = bisect_left(ascending, now - bounds[each] * per_second, 0, younger)
-                counts[each] += younger - older
-                younger = older
+        counts, bounds = self.counts, self.bounds
+        place = bisect_left(bounds, moments[0] - since)
+        last = bisect_left(bounds, moments[-1] - since)
+        counted = 0
+        for each in range(place, last):
+            reached = bisect_right(moments, since + bounds[each], counted)
+            counts[each] += reached - counted
+            counted = reached
+        counts[last] += len(moments) - counted
+        after = bisect_left(moments, since)
+        self.sum += max(0.0, sum(moments[after:]) - since * (len(moments) - after))
+
+    def observe_ages(self, moments: Sequence[float], now: float, per_second: float = 1.0) -> None:
+        """Take in how long ago these moments were; in ascending order, they and `now` with so many units `per_second`.
+        Those to come count as 0.
+
+        For many: only where their buckets begin and end is looked for.
+        """
+        if not moments:
+            return
+        counts, bounds = self.counts, self.bounds
+        younger = bisect_right(moments, now)
+        counts[0] += len(moments) - younger
+        self.sum += max(0.0, now * younger - sum(moments[:younger])) / per_second
+        place = bisect_left(bounds, (now - moments[-1]) / per_second)
+        last = bisect_left(bounds, (now - moments[0]) / per_second)
+        for each in range(place, last):
+            older = bisect_left(moments, now - bounds[each] * per_second, 0, younger)
+            counts[each] += younger - older
+            younger = older
         counts[last] += younger
 
     def trace(self, seconds: float, headers: Headers, now: float) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from streamkit.core.lag import NOTHING, Backlog, Found, Oldest, lag_records
 from streamkit.core.lag_status import Closed, Head, Reading, StatusWindow, Verdict
+from streamkit.observe.assigned import Assigned
 from streamkit.observe.partition_state import PartitionState
 from streamkit.observe.slots import AgentSlots, WorkerSlots
 from streamkit.record import TopicPartition
@@ -118,7 +119,7 @@ class LagTable:
     def judge(self, agent: AgentSlots) -> None:
         """Bring the status of its partitions up to date, after a sample of them."""
         now = self._wall()
-        for partition, state in states_of(agent).items():
+        for partition, state in Assigned.read(agent).states.items():
             mine = self._partition(agent.group, partition)
             sample = self._fresh(mine)
             if sample is not None:
@@ -126,9 +127,9 @@ class LagTable:
                 oldest = self._oldest(mine, state, now, tier=tier)
                 mine.window.note(_reading(sample, state, oldest, now, tier=tier, breaker_open=agent.breaker_open))
 
-    def partitions(self, agent: AgentSlots) -> dict[TopicPartition, PartitionLag]:
-        """All that are assigned, sorted, and what is known of each as of now."""
-        states, now = states_of(agent), self._wall()
+    def partitions(self, read: Assigned) -> dict[TopicPartition, PartitionLag]:
+        """All that are assigned to the agent, sorted, and what is known of each as of now."""
+        (agent, states), now = read, self._wall()
         return {
             partition: self._known(agent, partition, states.get(partition), now) for partition in sorted(agent.assigned)
         }
@@ -146,7 +147,7 @@ class LagTable:
     def unread(self, agent: AgentSlots) -> list[Unread]:
         """What is neither in memory nor younger than the samples: after a restart, and while nothing is fetched."""
         unread: list[Unread] = []
-        for partition, state in states_of(agent).items():
+        for partition, state in Assigned.read(agent).states.items():
             mine = self._partition(agent.group, partition)
             offset = mine.backlog.to_read(
                 state.unsettled,
@@ -203,12 +204,6 @@ class LagTable:
 
     def _window(self) -> StatusWindow:
         return StatusWindow(self._interval, self._commit_interval)
-
-
-def states_of(agent: AgentSlots) -> dict[TopicPartition, PartitionState]:
-    """What the engine says of the partitions that are assigned at present."""
-    assigned = agent.assigned
-    return {partition: state for partition, state in agent.partitions().items() if partition in assigned}
 
 
 def _reading(

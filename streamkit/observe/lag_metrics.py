@@ -7,6 +7,7 @@ from typing import Final
 
 from prometheus_client.core import Metric
 
+from streamkit.observe.assigned import Assigned
 from streamkit.observe.catalogue import Detail
 from streamkit.observe.families import Family, with_samples
 from streamkit.observe.lag import LagTable, PartitionLag
@@ -26,13 +27,21 @@ LAG_GAUGES: Final[tuple[tuple[str, Callable[[PartitionLag], float | None]], ...]
 Groups = Mapping[str, Mapping[TopicPartition, PartitionLag]]
 
 
-def lag_metrics(agents: Sequence[AgentSlots], lag: LagTable, detail: Detail = "full") -> Iterator[Metric]:
-    """Those that have samples: one after the other, so that who scrapes can pause in between."""
-    return with_samples(_families(agents, lag, detail))
+def lag_metrics(
+    agents: Sequence[Assigned], lag: LagTable, detail: Detail = "full", breathe: Callable[[], None] = lambda: None
+) -> Iterator[Metric]:
+    """Those that have samples: one after the other, so that who scrapes can pause in between; before the first, this
+    calls `breathe` for that."""
+    return with_samples(_families(agents, lag, detail, breathe))
 
 
-def _families(agents: Sequence[AgentSlots], lag: LagTable, detail: Detail) -> Iterator[Family]:
-    groups = {agent.group: lag.partitions(agent) for agent in agents}
+def _families(
+    agents: Sequence[Assigned], lag: LagTable, detail: Detail, breathe: Callable[[], None]
+) -> Iterator[Family]:
+    groups = dict[str, Mapping[TopicPartition, PartitionLag]]()
+    for each in agents:
+        groups[each.agent.group] = lag.partitions(each)
+        breathe()
     for name, value_of in LAG_GAUGES:
         family = Family(name, detail)
         for group, partitions in groups.items():
@@ -41,7 +50,7 @@ def _families(agents: Sequence[AgentSlots], lag: LagTable, detail: Detail) -> It
         yield family
     if detail != "topic":
         yield _statuses(groups)
-    yield _sample_times(agents, lag)
+    yield _sample_times([each.agent for each in agents], lag)
 
 
 def _statuses(groups: Groups) -> Family:

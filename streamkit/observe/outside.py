@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from prometheus_client.core import Metric
 
+from streamkit.observe.assigned import Assigned
 from streamkit.observe.families import Family, with_samples
 from streamkit.observe.lag import LagTable
 from streamkit.observe.lag_metrics import lag_metrics
@@ -89,7 +90,7 @@ class OutsideCollector:
 
     def collect(self) -> Iterator[Metric]:
         agents = list(self._slots.agents.values())
-        yield from lag_metrics(agents, self._lag)
+        yield from lag_metrics([Assigned.read(agent) for agent in agents], self._lag)
         partitions = Family("streamkit_topic_partitions")
         for agent in agents:
             for topic, count in sorted(Counter(partition.topic for partition in agent.assigned).items()):

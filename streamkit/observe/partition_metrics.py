@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, get_args
 
 from prometheus_client.core import Metric
 
 from streamkit.core.lag_status import Closed
+from streamkit.observe.assigned import Assigned
 from streamkit.observe.catalogue import Detail
 from streamkit.observe.families import Family, with_samples
 from streamkit.observe.partition_state import PartitionState
-from streamkit.observe.slots import AgentSlots
-from streamkit.record import TopicPartition
 
 REASONS: Final = tuple(reason for reason in get_args(Closed) if reason)
-
-
-class Assigned(NamedTuple):
-    """An agent with one reading of its partitions."""
-
-    agent: AgentSlots
-    states: Mapping[TopicPartition, PartitionState]
-
-    @property
-    def topics(self) -> list[str]:
-        """Its own ones, and those that partitions of are assigned."""
-        return sorted({*self.agent.topics, *(partition.topic for partition in self.states)})
 
 
 _PARTITION_GAUGES: Final[tuple[tuple[str, Callable[[PartitionState], float | None]], ...]] = (

@@ -177,8 +177,8 @@ class BatchPool:
         context.run(current.set, bundle)
         loop = asyncio.get_running_loop()
         started, limit = loop.time(), self._agent.timeout
-        arrivals = [delivery.ready_since for delivery in bundle.deliveries]
-        self._slots.queue_wait.observe_ages(arrivals, min(arrivals), max(arrivals), started)
+        arrivals = sorted(delivery.ready_since for delivery in bundle.deliveries)
+        self._slots.queue_wait.observe_ages(arrivals, started)
         self.in_flight += len(items)
         try:
             rest: Coroutine[Any, Any, None] = drive(context, self._handler(items))

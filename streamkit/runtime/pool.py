@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Collection, Coroutine, Iterator, Sequence
 from contextvars import Context, copy_context
+from itertools import pairwise
 from math import inf
 from typing import Any, NamedTuple
 
@@ -174,16 +174,18 @@ class Pool:
         clock = asyncio.get_running_loop().time
         take, release, publisher = self.queue.take, self.queue.release, self._publisher
         handler, decode, plain = self._handler, self._decode, self._decode_value
-        slots, processing, queue_wait, failing = self._slots, self._processing, self._queue_wait, self._failing
-        counts, bounds, at_once = processing.counts, processing.bounds, processing.bounds[0]
-        # Those that follow each other have mostly waited alike: they are counted in their bucket together.
-        wait_bounds, place, alike, low, high, waits = queue_wait.bounds, 0, 0, inf, -inf, 0.0
-        started = begun = clock()
+        slots, failing = self._slots, self._failing
+        started = clock()
         # R14: what would run after the lease may be another member's already.
-        until = min(begun + SLICE, self._events.lease)
-        done = fast = silent = 0
+        until = min(started + SLICE, self._events.lease)
+        turns = [started]  # when each record was begun, and the one before it ended
+        # Those that came together follow each other for the most part: how long they waited is told of all at once.
+        came = -inf
+        arrivals: list[tuple[int, float]] = []
+        silent = 0
         undecodable: tuple[Delivery, Exception] | None = None
         raised: tuple[Delivery, BaseException] | None = None
+        waiting: Waiting | None = None
         try:
             while started < until and not publisher.full:
                 delivery = take()
@@ -203,13 +205,9 @@ class Pool:
                 except Exception as error:
                     undecodable = delivery, error
                     return None
-                waited = started - delivery.ready_since
-                if not low < waited <= high:
-                    queue_wait.counts[place] += alike
-                    place, alike = bisect_left(wait_bounds, waited), 0
-                    low, high = wait_bounds[place - 1] if place else -inf, (*wait_bounds, inf)[place]
-                alike += 1
-                waits += waited
+                if delivery.ready_since is not came:
+                    came = delivery.ready_since
+                    arrivals.append((len(turns) - 1, came))
                 current.set(delivery)
                 context = copy_context()
                 coroutine = handler(argument)
@@ -222,8 +220,8 @@ class Pool:
                     raised = delivery, error
                     return None
                 if waits_for is not ENDED:
-                    return Waiting(delivery, context, coroutine, waits_for, started)
-                done += 1
+                    waiting = Waiting(delivery, context, coroutine, waits_for, started)
+                    return waiting
                 delivery.handled = True
                 mine = delivery.partition
                 release(delivery.part, delivery)
@@ -234,10 +232,7 @@ class Pool:
                     mine.settling.append(delivery.sequence)
                     mine.bytes -= delivery.size
                 ended = clock()
-                if ended - started <= at_once:
-                    fast += 1
-                else:
-                    counts[bisect_left(bounds, ended - started)] += 1
+                turns.append(ended)
                 if delivery.record.headers:
                     self._trace(delivery, ended - started, ended)
                 started = ended
@@ -245,10 +240,15 @@ class Pool:
                     return None
             return None
         finally:
-            counts[0] += fast
+            done = len(turns) - 1
             slots.processed_success += done
-            processing.sum += started - begun
-            queue_wait.count(place, alike, waits)
+            if done:
+                self._processing.observe_gaps(turns)
+                arrivals.append((done + (waiting is not None or raised is not None), inf))
+                for (first, came), (end, _) in pairwise(arrivals):
+                    self._queue_wait.observe_since(came, turns[first:end])
+            elif arrivals:  # of one record: handlers that wait are on the hot path too
+                self._queue_wait.observe(max(0.0, started - came))
             self._settlement.settle()
             self._events.returned(done, started)
             self._events.succeeded(silent, started, probe=once)  # the others when their outputs are acknowledged

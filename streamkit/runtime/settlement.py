@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 
 from streamkit.observe.slots import AgentSlots
@@ -100,18 +100,21 @@ class Settlement:
             if mine.settling:
                 if mine.cases:
                     self.on_cases(mine)
-                settled += mine.window.settle_all(mine.settling)
+                changed = mine.window.settle_all(mine.settling)
+                settled += changed
                 if not now:
                     now = asyncio.get_running_loop().time() + self._slots.clock.since_1970
-                self._observe(mine, now)
+                self._observe(mine, changed, now)
                 mine.settling.clear()
         if settled:
             self.on_settled(settled)
 
-    def _observe(self, mine: AssignedPartition, now: float) -> None:
-        """How old those are that are settled now (in seconds since 1970), and whether the window's head has moved."""
+    def _observe(self, mine: AssignedPartition, changed: int, now: float) -> None:
+        """How old those are that are settled now (in seconds since 1970; so many of them were not settled before), and
+        whether the window's head has moved."""
         slots, end_to_end, settling = self._slots, self._end_to_end, mine.settling
         first, stamps = mine.stamps.held
+        head = mine.window.head
         if len(settling) < MANY:
             # On the hot path: handlers that wait are settled one by one.
             counts, bounds, latest = end_to_end.counts, end_to_end.bounds, slots.event_timestamp
@@ -125,19 +128,19 @@ class Settlement:
                     if stamp > latest:
                         slots.event_timestamp = latest = stamp
         else:
-            moments = mine.stamps.of(settling)
-            oldest, latest = min(moments, default=0), max(moments, default=0)
-            if oldest <= 0:
-                moments = [moment for moment in moments if moment > 0]
-                oldest = min(moments, default=0)
-            end_to_end.observe_ages(moments, oldest, latest, now * 1000, 1000)
-            slots.event_timestamp = max(slots.event_timestamp, latest)
+            # Nothing is settled ahead, so it is all that the head has passed: copied in one piece.
+            in_a_row = not mine.window.ahead and head - mine.head == changed == len(settling)
+            moments = mine.stamps.between(mine.head, head) if in_a_row else mine.stamps.of(settling)
+            moments.sort()
+            if moments and moments[0] <= 0:
+                moments = moments[bisect_right(moments, 0) :]
+            end_to_end.observe_ages(moments, now * 1000, 1000)
+            slots.event_timestamp = max(slots.event_timestamp, moments[-1] if moments else 0)
         if mine.traced:
             for record in mine.traced:
                 if record.timestamp > 0:
                     end_to_end.trace(max(0.0, now - record.timestamp / 1000), record.headers, now)
             mine.traced.clear()
-        head = mine.window.head
         if head != mine.head:
             mine.head, mine.progressed_at = head, now
             if head - first >= FORGET_AT:

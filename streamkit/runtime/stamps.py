@@ -36,11 +36,16 @@ class Stamps:
         return values[place] if 0 <= place < len(values) else None
 
     def of(self, sequences: Sequence[int]) -> list[int]:
-        """Of each that is held, in their order."""
+        """Of each that is held, in no particular order."""
         first, values = self.held
         if not first:
             return [values[sequence] for sequence in sequences]
         return [values[sequence - first] for sequence in sequences if sequence >= first]
+
+    def between(self, first: int, end: int) -> list[int]:
+        """Of those from `first` on that are below `end`, as many as are held."""
+        start, values = self.held
+        return values[max(0, first - start) : max(0, end - start)]
 
     def forget(self, before: int) -> None:
         """What is below this sequence is not needed any more. Moving the others waits until that is worth it."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 from unittest import mock
 
+from streamkit.observe.assigned import Assigned
 from streamkit.observe.lag import LagTable
 from streamkit.observe.lag_metrics import lag_metrics
 from streamkit.observe.lag_poller import LagPoller
@@ -83,7 +84,7 @@ class Watch:
     def scrape(self) -> dict[Sample, float]:
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in lag_metrics(list(self.slots.agents.values()), self.table)
+            for family in lag_metrics([Assigned.read(agent) for agent in self.slots.agents.values()], self.table)
             for sample in family.samples
         }
 

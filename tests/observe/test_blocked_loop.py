@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.core import Metric
 
 from streamkit import App
+from streamkit.observe.assigned import Assigned
 from streamkit.observe.collector import StreamkitCollector
 from streamkit.observe.lag_metrics import lag_metrics
 from streamkit.observe.observer import Observer
@@ -31,7 +32,7 @@ STALLED = series("streamkit_partition_status", **IN, status="stalled", reason="h
 @pytest.fixture
 def times() -> Iterator[Times]:
     def collect(self: StreamkitCollector) -> Iterator[Metric]:
-        return lag_metrics(list(self._slots.agents.values()), self._lag)
+        return lag_metrics([Assigned.read(agent) for agent in list(self._slots.agents.values())], self._lag)
 
     with noted_times() as noted, mock.patch.object(StreamkitCollector, "collect", collect):
         yield noted

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,25 +27,47 @@ def test_a_bound_belongs_to_its_bucket_and_one_more_holds_what_is_larger() -> No
 def test_many_at_once_are_counted_like_one_by_one(bounds: list[int], ages: list[int]) -> None:
     """In units of which a float holds each exactly: 1/1024 s."""
     at_once, one_by_one = Histogram([b / 1024 for b in bounds]), Histogram([b / 1024 for b in bounds])
-    moments = [NOW - age for age in ages]
-    at_once.observe_ages(moments, min(moments, default=0), max(moments, default=0), NOW, 1024)
+    at_once.observe_ages(sorted(NOW - age for age in ages), NOW, 1024)
     for age in ages:
         one_by_one.observe(age / 1024)
     assert at_once.counts == one_by_one.counts
     assert at_once.sum == pytest.approx(one_by_one.sum)
 
 
+@given(bounds, st.lists(st.integers(0, 6_000), max_size=200).map(sorted))
+def test_moments_since_another_are_counted_like_one_by_one(bounds: list[int], waits: list[int]) -> None:
+    at_once, one_by_one = Histogram([b / 1024 for b in bounds]), Histogram([b / 1024 for b in bounds])
+    at_once.observe_since(7.0, [7.0 + wait / 1024 for wait in waits])
+    for wait in waits:
+        one_by_one.observe(wait / 1024)
+    assert at_once.counts == one_by_one.counts
+    assert at_once.sum == pytest.approx(one_by_one.sum)
+
+
+@given(bounds, st.lists(st.integers(0, 2_000), max_size=200))
+def test_what_follows_each_other_is_counted_like_one_by_one(bounds: list[int], gaps: list[int]) -> None:
+    at_once, one_by_one = Histogram([b / 1024 for b in bounds]), Histogram([b / 1024 for b in bounds])
+    at_once.observe_gaps([7.0 + gap / 1024 for gap in accumulate(gaps, initial=0)])
+    for gap in gaps:
+        one_by_one.observe(gap / 1024)
+    assert at_once.counts == one_by_one.counts
+    assert at_once.sum == pytest.approx(one_by_one.sum)
+
+
 def test_what_lies_in_the_future_counts_as_0() -> None:
     histogram = Histogram((0.0, 1.0))
-    histogram.observe_ages([NOW + 5_000, NOW + 1, NOW - 500], NOW - 500, NOW + 5_000, NOW, 1000)
+    histogram.observe_ages([NOW - 500, NOW + 1, NOW + 5_000], NOW, 1000)
     assert (histogram.counts, histogram.sum) == ([2, 1, 0], 0.5)
+    histogram.observe_ages([NOW + 1], NOW, 1000)
+    assert (histogram.counts, histogram.sum) == ([3, 1, 0], 0.5)
 
 
-def test_some_are_counted_in_a_bucket_together_and_a_negative_sum_is_none() -> None:
-    histogram = Histogram((1.0,))
-    histogram.count(0, 3, 1.5)
-    histogram.count(1, 2, -0.1)
-    assert (histogram.counts, histogram.sum) == ([3, 2], 1.5)
+def test_what_came_before_counts_as_0() -> None:
+    histogram = Histogram((0.0, 1.0))
+    histogram.observe_since(10.0, [9.0, 9.5, 10.5])
+    assert (histogram.counts, histogram.sum) == ([2, 1, 0], 0.5)
+    histogram.observe_since(10.0, [])
+    assert (histogram.counts, histogram.sum) == ([2, 1, 0], 0.5)
 
 
 def test_a_bucket_remembers_the_last_trace_and_looks_for_one_once_a_second() -> None:

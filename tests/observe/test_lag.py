@@ -9,6 +9,7 @@ import pytest
 
 from streamkit.core.lag import Found, Oldest
 from streamkit.core.lag_status import Reason, Status
+from streamkit.observe.assigned import Assigned
 from streamkit.observe.lag import LagTable, Offsets, PartitionLag, Unread
 from streamkit.observe.lag_metrics import LAG_GAUGES, lag_metrics
 from streamkit.observe.partition_state import PartitionState
@@ -50,7 +51,7 @@ class Clock:
 def scraped(table: LagTable, *agents: AgentSlots) -> dict[Sample, float]:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in lag_metrics(agents, table)
+        for family in lag_metrics([Assigned.read(agent) for agent in agents], table)
         for sample in family.samples
     }
 
@@ -182,7 +183,7 @@ def test_what_the_engine_says_goes_into_the_verdict() -> None:
             table.record(GROUP, {FIRST: Offsets(start, end, told.unsettled)}, at=clock.now)
             table.judge(agent)
             clock.now += 10
-        assert table.partitions(agent)[FIRST].verdict == expected
+        assert table.partitions(Assigned.read(agent))[FIRST].verdict == expected
 
 
 def test_a_tier_has_the_lag_by_which_its_head_is_overdue() -> None:
@@ -193,10 +194,10 @@ def test_a_tier_has_the_lag_by_which_its_head_is_overdue() -> None:
     table.record(GROUP, {TIER: behind(5)}, at=NOW)
     agent.partitions = lambda: {TIER: state(0, head_timestamp=NOW - 900, head_due=NOW + 30)}
     table.judge(agent)
-    known = table.partitions(agent)[TIER]
+    known = table.partitions(Assigned.read(agent))[TIER]
     assert (known.oldest, known.seconds, known.verdict) == (Oldest(NOW + 30), 0, ("ok", "retry_wait"))
     clock.now += 45
-    assert table.partitions(agent)[TIER].seconds == 15
+    assert table.partitions(Assigned.read(agent))[TIER].seconds == 15
 
 
 def test_only_what_cannot_be_known_otherwise_is_read() -> None:

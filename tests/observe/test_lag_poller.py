@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from streamkit.observe import lag_poller
+from streamkit.observe.assigned import Assigned
 from streamkit.observe.lag import LagTable
 from streamkit.observe.lag_poller import LagPoller
 from streamkit.observe.partition_state import PartitionState
@@ -226,7 +227,7 @@ def logs(count: int) -> MemoryBroker:
 
 
 def read_times(table: LagTable, agent: AgentSlots) -> dict[int, float | None]:
-    known = {p.partition: lag.oldest for p, lag in table.partitions(agent).items()}
+    known = {p.partition: lag.oldest for p, lag in table.partitions(Assigned.read(agent)).items()}
     return {number: oldest.since for number, oldest in known.items() if oldest is not None}
 
 
@@ -257,7 +258,7 @@ async def test_a_verdict_comes_after_what_was_read_for_it() -> None:
         broker.append_marker("orders")
     table = LagTable()
     await LagPoller(slots, brokers.admin, table, 10.0, MemoryTransport(broker, SETTINGS).reader).sample()
-    ((known),) = table.partitions(agent).values()
+    ((known),) = table.partitions(Assigned.read(agent)).values()
     assert (known.seconds, known.verdict) == (0.0, ("ok", ""))
 
 
@@ -288,7 +289,7 @@ def test_a_group_whose_sample_failed_is_not_judged() -> None:
     slots, agent, brokers = waiting_worker(1)
     brokers.down = True
     table = sampled(slots, brokers)
-    ((known),) = table.partitions(agent).values()
+    ((known),) = table.partitions(Assigned.read(agent)).values()
     assert (known.seconds, known.verdict) == (None, None)
 
 
@@ -305,6 +306,6 @@ def test_a_fault_in_what_the_engine_tells_is_logged_and_ends_nothing(caplog: pyt
         await until(lambda: "could not be sampled" in caplog.text)
         agent.partitions = told
         agent.assigned = frozenset([*agent.assigned, TopicPartition("orders", 1)])  # so that it samples again
-        await until(lambda: any(known.verdict for known in table.partitions(agent).values()))
+        await until(lambda: any(known.verdict for known in table.partitions(Assigned.read(agent)).values()))
 
     polling(slots, brokers, watch)

@@ -10,6 +10,7 @@ def test_moments_are_found_by_sequence() -> None:
     stamps.put(1, 99)
     assert [stamps.at(sequence) for sequence in (-1, 0, 1, 2, 3)] == [None, 10, 99, 12, None]
     assert stamps.of([2, 0]) == [12, 10]
+    assert stamps.between(1, 3) == [99, 12]
 
 
 def test_what_is_not_needed_any_more_is_forgotten_when_it_is_much() -> None:
@@ -21,6 +22,8 @@ def test_what_is_not_needed_any_more_is_forgotten_when_it_is_much() -> None:
     assert stamps.at(2 * FORGET_AT - 1) is None
     assert stamps.at(2 * FORGET_AT) == 2 * FORGET_AT
     assert stamps.of([0, 2 * FORGET_AT]) == [2 * FORGET_AT]
+    assert stamps.between(0, 2 * FORGET_AT + 2) == [2 * FORGET_AT, 2 * FORGET_AT + 1]
+    assert stamps.between(0, 1) == []
     stamps.forget(3 * FORGET_AT)
     stamps.extend([7])
     stamps.put(3 * FORGET_AT, 8)
