@@ -113,13 +113,14 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
         "streamkit_end_to_end_latency_seconds",
         "histogram",
         _AGENT_TOPIC,
-        "From a record's timestamp, for retries the original one, to when it was settled.",
+        "From a record's timestamp, for retries the original one, to when it was settled; one that goes to a tier is "
+        "told of when it leaves the last one.",
     ),
     _latency(
         "streamkit_event_timestamp_seconds",
         "gauge",
         _AGENT,
-        "The latest timestamp of a record that was settled. Absent before the first.",
+        "The latest timestamp of a record that was settled, and not by going to a tier. Absent before the first.",
     ),
     _lag(
         "streamkit_consumer_lag_records",

@@ -43,6 +43,7 @@ class AssignedPartition:
         "part",
         "partition",
         "progressed_at",
+        "retried",
         "settling",
         "skip",
         "stamps",
@@ -78,6 +79,8 @@ class AssignedPartition:
         self.stamps = Stamps()  # when each record was made: of a tier's, the original one
         self.dues: Stamps | None = None if tier is None else Stamps()  # when it is due; 0 if that is not known yet
         self.traced: list[ConsumedRecord] = []  # those with headers among what is in `settling`
+        # Those to settle that a tier has taken: how old they were is told when their copies are settled.
+        self.retried: set[int] = set()  # sequences
         self.head = 0  # of the window, as last seen
         self.kept = 0  # records that were settled when that was last committed
         self.closed: Closed = ""  # why it is not read at present

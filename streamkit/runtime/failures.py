@@ -267,6 +267,7 @@ class Failures:
         if isinstance(move, ToTier):
             self._slots.processed_retried += 1
             self._slots.retries[move.number] += 1
+            delivery.partition.retried.add(delivery.sequence)
         else:
             self._slots.processed_dead_lettered += 1
             self._slots.dead_letters[move.reason] += 1

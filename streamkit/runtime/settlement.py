@@ -40,7 +40,7 @@ class Settlement:
             mine = delivery.partition  # of a batch, some may be of tiers
             mine.settling.append(delivery.sequence)
             mine.bytes -= delivery.size
-            if delivery.record.headers:
+            if delivery.record.headers and delivery.sequence not in mine.retried:
                 mine.traced.append(delivery.record)
 
     def let_go(self, bundle: Bundle) -> None:
@@ -79,7 +79,7 @@ class Settlement:
                             self.failing.pop(owner.record.key, None)
                     mine.settling.append(owner.sequence)
                     mine.bytes -= owner.size
-                    if owner.record.headers:
+                    if owner.record.headers and owner.sequence not in mine.retried:
                         mine.traced.append(owner.record)
         self.settle()
         if succeeded:
@@ -113,6 +113,9 @@ class Settlement:
         """How old those are that are settled now (in seconds since 1970; so many of them were not settled before), and
         whether the window's head has moved."""
         slots, end_to_end, settling = self._slots, self._end_to_end, mine.settling
+        if mine.retried:
+            settling = [sequence for sequence in settling if sequence not in mine.retried]
+            mine.retried.difference_update(mine.settling)
         first, stamps = mine.stamps.held
         head = mine.window.head
         if len(settling) < MANY:

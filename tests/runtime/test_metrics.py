@@ -168,7 +168,9 @@ async def test_in_all_shapes_each_record_is_measured_once(shape: str) -> None:
 
 @SHAPES
 @simulated
-async def test_a_retried_record_is_as_old_as_it_was_at_first_and_waited_since_it_was_due(shape: str) -> None:
+async def test_a_retried_record_is_told_of_once_as_old_as_it_was_at_first_and_waited_since_it_was_due(
+    shape: str,
+) -> None:
     world = MeasuredWorld()
 
     async def body(record: Record[str, bytes]) -> None:
@@ -178,11 +180,15 @@ async def test_a_retried_record_is_as_old_as_it_was_at_first_and_waited_since_it
     app = shaped(shape, body, retry=Retry.delays("40s", jitter=0))
     async with world.working_with_topics(app) as working:
         await working.joined()
-        world.send("a")
+        now = round(wall() * 1000)
+        world.send("a", timestamp=now, headers=[("traceparent", TRACEPARENT)])
+        await until(lambda: working.agent.processed_retried)
+        assert working.agent.event_timestamp == 0
         await world.settled(working)
         agent = working.agent
-        assert sum(agent.end_to_end.counts) == 2
-        assert buckets(agent.end_to_end)[60.0] == 1
+        assert buckets(agent.end_to_end) == {60.0: 1}
+        assert traces(agent.end_to_end) == {60.0: TRACE}
+        assert agent.event_timestamp == now
         assert sum(agent.queue_wait.counts) == 2
         assert agent.queue_wait.sum < 0.5
         assert agent.errors == {("handle", "Broken"): 1}
