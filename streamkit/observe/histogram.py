@@ -6,9 +6,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from streamkit.core.traces import trace_of
 from streamkit.record import Headers
 
-TRACEPARENT: Final = "traceparent"
 EXEMPLAR_EVERY: Final = 1.0  # seconds, in which a bucket remembers one trace: more are never scraped
 
 
@@ -97,31 +97,6 @@ class Histogram:
         place = bisect_left(self.bounds, seconds)
         last = self.exemplars.get(place)
         if last is None or not 0.0 <= now - last.at < EXEMPLAR_EVERY:
-            trace_id = sampled_trace(headers)
-            if trace_id:
-                self.exemplars[place] = Exemplar(trace_id, seconds, now)
-
-
-def sampled_trace(headers: Headers) -> str:
-    """The trace id of a record's `traceparent`; empty without a valid one, and if nobody recorded the trace.
-
-    https://www.w3.org/TR/trace-context/#traceparent-header
-    """
-    for name, value in headers:
-        if name == TRACEPARENT:
-            return _sampled(value or b"")
-    return ""
-
-
-def _sampled(traceparent: bytes) -> str:
-    parts = traceparent.split(b"-")
-    if len(parts) < 4 or [len(part) for part in parts[:4]] != [2, 32, 16, 2] or parts[0] == b"ff":
-        return ""
-    if len(parts) > 4 and parts[0] == b"00":
-        return ""
-    if not all(_HEX.issuperset(part) for part in parts[:4]) or parts[1] == b"0" * 32 or parts[2] == b"0" * 16:
-        return ""
-    return parts[1].decode() if int(parts[3], 16) & 1 else ""
-
-
-_HEX = frozenset(b"0123456789abcdef")
+            trace = trace_of(headers)
+            if trace is not None and trace.sampled:
+                self.exemplars[place] = Exemplar(trace.id, seconds, now)

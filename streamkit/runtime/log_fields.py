@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from hashlib import sha256
 from typing import Any
 
-from streamkit.record import ConsumedRecord, Headers
+from streamkit.core.traces import trace_of
+from streamkit.record import ConsumedRecord
 from streamkit.runtime.delivery import Delivery, Owner, current
 from streamkit.runtime.returned import attempt_of
 
 MOST_BYTES = 200  # of a key or a value
-
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.DOTALL)  # W3C Trace Context
-_NO_TRACE = "0" * 32
 
 
 def about(owner: Owner, event_name: str | None = None) -> dict[str, Any]:
@@ -42,8 +39,8 @@ def of_record(record: ConsumedRecord, *, payloads: bool) -> dict[str, Any]:
     if record.key is not None:
         fields["key_hash"] = key_hash(record.key)
     fields["attempt"] = attempt_of(record)
-    if trace_id := trace_of(record.headers):
-        fields["trace_id"] = trace_id
+    if trace := trace_of(record.headers):
+        fields["trace_id"] = trace.id
     if payloads:
         fields |= {"key": _excerpt(record.key), "value": _excerpt(record.value)}
     return fields
@@ -55,16 +52,6 @@ def key_hash(key: bytes) -> str:
     It tells keys apart; it is no protection for keys that can be guessed one after the other.
     """
     return sha256(key).hexdigest()[:8]
-
-
-def trace_of(headers: Headers) -> str | None:
-    """The trace id of a `traceparent`, as 32 hex digits."""
-    for name, value in headers:
-        if name == "traceparent" and value is not None:
-            match = _TRACEPARENT.fullmatch(value)
-            trace_id = match[1].decode() if match else _NO_TRACE
-            return None if trace_id == _NO_TRACE else trace_id
-    return None
 
 
 def _excerpt(data: bytes | None) -> str | None:

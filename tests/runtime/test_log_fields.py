@@ -11,7 +11,7 @@ import pytest
 from streamkit import App, Batch, Retry, Stream
 from streamkit.errors import RecordFailed
 from streamkit.record import Headers
-from streamkit.runtime.log_fields import MOST_BYTES, about_current, key_hash, of_record, trace_of
+from streamkit.runtime.log_fields import MOST_BYTES, about_current, key_hash, of_record
 from streamkit.transport.memory.log import MemoryRecord
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -37,26 +37,6 @@ def test_a_record_is_told_by_where_it_is_a_hash_of_its_key_its_attempt_and_its_t
 def test_a_null_key_has_no_hash_and_an_empty_one_has() -> None:
     assert "key_hash" not in of_record(record(key=None), payloads=False)
     assert of_record(record(key=b""), payloads=False)["key_hash"] == key_hash(b"")
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        b"",
-        b"00-xyz-00f067aa0ba902b7-01",
-        b"00-" + b"0" * 32 + b"-00f067aa0ba902b7-01",
-        TRACE.encode(),
-        b"\xff" * 55,
-        f"00-{TRACE.upper()}-00f067aa0ba902b7-01".encode(),
-    ],
-)
-def test_what_is_no_traceparent_gives_no_trace(value: bytes | None) -> None:
-    assert trace_of([("traceparent", value)]) is None
-
-
-def test_a_traceparent_of_a_later_version_may_say_more() -> None:
-    assert trace_of([("other", b"x"), ("traceparent", f"01-{TRACE}-00f067aa0ba902b7-01-more".encode())]) == TRACE
 
 
 def test_payloads_are_shown_only_if_wanted_and_only_their_beginning() -> None:
