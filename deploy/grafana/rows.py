@@ -208,8 +208,13 @@ LATENCY = (
     ),
     lines(
         "Behind the time of the records",
-        "How old the latest record that was settled is. Grows while a topic is idle.",
+        "How old the latest record that was settled is, which grows while a topic is idle; and the same of the last "
+        "of the partitions in which records wait, if any.",
         (f"time() - max by (group, agent) (streamkit_event_timestamp_seconds{{{GA}}})", "{{agent}}"),
+        (
+            f"time() - min by (group, agent) (streamkit_event_watermark_timestamp_seconds{{{GA}}})",
+            "{{agent}}: where records wait",
+        ),
         unit="s",
     ),
 )
@@ -263,6 +268,12 @@ LAG = (
         "Records between the start of the log and what is committed, of the partition with the fewest. What falls to 0 "
         "while there is lag is lost.",
         (f"min by (group, topic) (streamkit_consumer_lead_records{{{GT}}})", "{{group}} {{topic}}"),
+        width=12,
+    ),
+    lines(
+        "In open transactions",
+        "Records that nobody may read yet, because a transaction before them is open. What stands for minutes hangs.",
+        (f"max by (topic) (streamkit_unstable_records{{{GT}}})", "{{topic}}"),
         width=12,
     ),
 )
@@ -393,6 +404,13 @@ GROUP = (
         "Rebalances",
         "In the last 30 minutes; lost: the group had thrown a worker out. Of the worker that has seen the most.",
         (f"max by (group, result) (increase(streamkit_rebalances_total{{{G}}}[30m]))", "{{group}} {{result}}"),
+    ),
+    lines(
+        "Since the last heartbeat",
+        "That the group has answered, of the worker that waits for the longest. At session_timeout the group gives its "
+        "partitions away.",
+        (f"time() - min by (group) (streamkit_last_heartbeat_timestamp_seconds{{{G}}})", "{{group}}"),
+        unit="s",
     ),
     lines(
         "Time of a rebalance",

@@ -122,6 +122,13 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
         _AGENT,
         "The latest timestamp of a record that was settled, and not by going to a tier. Absent before the first.",
     ),
+    _latency(
+        "streamkit_event_watermark_timestamp_seconds",
+        "gauge",
+        _AGENT,
+        "The least of these timestamps of the partitions in which records wait; of one that has settled none, when its "
+        "oldest was written. Tiers do not count. Absent while nothing waits.",
+    ),
     _lag(
         "streamkit_consumer_lag_records",
         "gauge",
@@ -163,6 +170,13 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
         "Offsets between the start of the log and what is committed: how far retention is from what is not settled.",
         detail="lag",
         by_topic="min",
+    ),
+    _lag(
+        "streamkit_unstable_records",
+        "gauge",
+        _TOPIC,
+        "Offsets at the ends of the logs that belong to open transactions, or lie behind such: nobody sees them yet, "
+        "and they are no lag. Absent when not known.",
     ),
     _lag(
         "streamkit_lag_sample_timestamp_seconds",
@@ -259,6 +273,12 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
         (*_GROUP, "phase"),
         "Of a rebalance: drain (waiting for what runs, and the last commit), join (until the group has assigned anew), "
         "assign (until reading goes on).",
+    ),
+    _membership(
+        "streamkit_last_heartbeat_timestamp_seconds",
+        "gauge",
+        _GROUP,
+        "When the latest heartbeat was sent that the group has answered; joining is one. Absent before the first.",
     ),
     _membership("streamkit_assigned_partitions", "gauge", _TOPIC, "Partitions assigned to this worker."),
     _membership(

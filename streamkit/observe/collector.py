@@ -208,9 +208,10 @@ def _commits(agents: Sequence[AgentSlots]) -> Sequence[Family]:
 
 
 def _membership(agents: Sequence[AgentSlots]) -> Sequence[Family]:
-    rebalances, durations, lost, at_risk = families = (
+    rebalances, durations, heartbeat, lost, at_risk = families = (
         Family("streamkit_rebalances_total"),
         Family("streamkit_rebalance_duration_seconds"),
+        Family("streamkit_last_heartbeat_timestamp_seconds"),
         Family("streamkit_partitions_lost_total"),
         Family("streamkit_redelivery_risk_records_total"),
     )
@@ -219,6 +220,9 @@ def _membership(agents: Sequence[AgentSlots]) -> Sequence[Family]:
         rebalances.add((agent.group, "lost"), agent.rebalances_lost)
         for phase, histogram in agent.rebalance_durations.items():
             durations.add_histogram((agent.group, phase), histogram)
+        heard = agent.last_heartbeat()
+        if heard is not None:
+            heartbeat.add((agent.group,), heard)
         lost.add((agent.group,), agent.partitions_lost)
         at_risk.add((agent.group,), agent.redelivery_risk)
     return families

@@ -30,11 +30,15 @@ def assignments(slots: WorkerSlots) -> Assignments:
 
 
 class Offsets(NamedTuple):
-    """A sample of one partition: where its log starts and ends, and what the group has committed."""
+    """A sample of one partition: where its log starts and ends, and what the group has committed.
+
+    `end` is the last stable offset, `high_watermark` where the log ends with what open transactions have written.
+    """
 
     start: int
     end: int
     committed: int | None
+    high_watermark: int | None = None  # not known
 
     @property
     def lag(self) -> int:
@@ -44,6 +48,11 @@ class Offsets(NamedTuple):
     def lead(self) -> int | None:
         """Offsets between the start of the log and the commit."""
         return None if self.committed is None else max(0, self.committed - self.start)
+
+    @property
+    def unstable(self) -> int | None:
+        """Offsets that nobody sees before a transaction ends."""
+        return None if self.high_watermark is None else max(0, self.high_watermark - self.end)
 
 
 class PartitionLag(NamedTuple):

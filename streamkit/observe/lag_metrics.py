@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -48,9 +49,37 @@ def _families(
             values = {p: value for p, known in partitions.items() if (value := value_of(known)) is not None}
             family.add_partitions(group, values, partitions)
         yield family
+    yield _unstable(groups)
+    yield _watermarks(agents, groups)
     if detail != "topic":
         yield _statuses(groups)
     yield _sample_times([each.agent for each in agents], lag)
+
+
+def _unstable(groups: Groups) -> Family:
+    """Of topics of which all that is assigned is known: a part of the sum would look like all of it."""
+    family = Family("streamkit_unstable_records")
+    for group, partitions in groups.items():
+        totals, unknown = Counter[str](), set[str]()
+        for partition, known in partitions.items():
+            if known.offsets is None or known.offsets.unstable is None:
+                unknown.add(partition.topic)
+            else:
+                totals[partition.topic] += known.offsets.unstable
+        for topic in sorted(totals.keys() - unknown):
+            family.add((group, topic), totals[topic])
+    return family
+
+
+def _watermarks(agents: Sequence[Assigned], groups: Groups) -> Family:
+    family = Family("streamkit_event_watermark_timestamp_seconds")
+    for agent, states in agents:
+        sources = {p: known.oldest for p, known in groups[agent.group].items() if p.topic not in agent.tier_topics}
+        waiting = {p: oldest.since for p, oldest in sources.items() if oldest is not None and oldest.since is not None}
+        if waiting and None not in sources.values():  # the least of some would be too late
+            settled = {p: state.event_timestamp for p, state in states.items() if state.event_timestamp is not None}
+            family.add((agent.group, agent.agent), min(settled.get(p, since) for p, since in waiting.items()))
+    return family
 
 
 def _statuses(groups: Groups) -> Family:

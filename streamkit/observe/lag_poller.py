@@ -111,8 +111,15 @@ class LagPoller:
             # fast group would look caught up, or ahead of its log.
             committed = await admin.committed(agent.group, partitions)
             ranges = await admin.log_ranges(partitions)
+            # After the stable end, which it is never below.
+            watermarks = await admin.high_watermarks(partitions)
         offsets = {
-            partition: Offsets(log.start, log.end, committed[partition].offset if partition in committed else None)
+            partition: Offsets(
+                log.start,
+                log.end,
+                committed[partition].offset if partition in committed else None,
+                watermarks[partition],
+            )
             for partition, log in ranges.items()
         }
         self._table.record(agent.group, offsets, at)

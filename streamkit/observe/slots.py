@@ -83,6 +83,7 @@ class AgentSlots:
         "held",
         "in_flight",
         "last_commit",
+        "last_heartbeat",
         "lateness",
         "offset_resets",
         "oldest_due",
@@ -151,6 +152,8 @@ class AgentSlots:
         self.commits_failed = 0
         self.commit_duration = self._histogram("streamkit_commit_duration_seconds")
         self.last_commit = 0.0  # that was stored, in seconds since 1970
+        # When the group last heard from this member, in seconds since 1970; at scrape.
+        self.last_heartbeat: Callable[[], float | None] = lambda: None
         self.rebalances = 0  # assignments received
         self.rebalances_lost = 0  # assignments that ended because the group had thrown this member out
         rebalance = "streamkit_rebalance_duration_seconds"

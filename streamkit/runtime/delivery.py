@@ -34,6 +34,7 @@ class AssignedPartition:
         "committed",
         "dues",
         "emitter",
+        "event_timestamp",
         "fetched_at",
         "flights",
         "halted",
@@ -81,6 +82,7 @@ class AssignedPartition:
         self.traced: list[ConsumedRecord] = []  # those with headers among what is in `settling`
         # Those to settle that a tier has taken: how old they were is told when their copies are settled.
         self.retried: set[int] = set()  # sequences
+        self.event_timestamp = 0  # the latest of a settled record, in ms since 1970
         self.head = 0  # of the window, as last seen
         self.kept = 0  # records that were settled when that was last committed
         self.closed: Closed = ""  # why it is not read at present

@@ -68,6 +68,7 @@ def _reading(
         closed=_closed(mine),
         fetched_at=mine.fetched_at,
         progressed_at=mine.progressed_at,
+        event_timestamp=mine.event_timestamp / 1000 if mine.event_timestamp else None,
         buffered_bytes=max(0, mine.bytes),
     )
 

@@ -82,6 +82,7 @@ class Runner:
         self._on_error = on_error
         self._admin = admin
         self._brokers = ",".join(settings.brokers)
+        self._session_timeout = settings.session_timeout
         self._log_payloads = settings.log_payloads
         self._dead_letters_told = Sparing(TOLD_AT_ONCE, TOLD_EVERY)
         self._vitals = slots.vitals
@@ -185,6 +186,7 @@ class Runner:
         self.failed, self.failed_batch = self._failures.failed, self._failures.failed_batch
         self.failed_before = self._failures.failed_before
         self.slots.in_flight = lambda: self._pool.in_flight
+        self.slots.last_heartbeat = self._last_heartbeat
         self.slots.active_keys = lambda: self._pool.keys
         self.slots.partitions = partial(readings, self.membership, self._pool, self._copier, self.slots.clock)
         if agent.shape == "loop":
@@ -370,6 +372,10 @@ class Runner:
     def answered(self) -> float:
         """Loop time of a broker's last answer to its consumer."""
         return self._consumer.answered
+
+    def _last_heartbeat(self) -> float | None:
+        heard = self._consumer.lease - self._session_timeout
+        return self.slots.clock.since_1970 + heard if heard > 0 else None
 
     @property
     def leased(self) -> bool:

@@ -120,7 +120,7 @@ class Settlement:
         head = mine.window.head
         if len(settling) < MANY:
             # On the hot path: handlers that wait are settled one by one.
-            counts, bounds, latest = end_to_end.counts, end_to_end.bounds, slots.event_timestamp
+            counts, bounds, latest = end_to_end.counts, end_to_end.bounds, mine.event_timestamp
             for sequence in settling:
                 stamp = stamps[sequence - first] if sequence >= first else 0
                 if stamp > 0:  # else of a producer that states none
@@ -129,7 +129,7 @@ class Settlement:
                     if age > 0:
                         end_to_end.sum += age
                     if stamp > latest:
-                        slots.event_timestamp = latest = stamp
+                        latest = stamp
         else:
             # Nothing is settled ahead, so it is all that the head has passed: copied in one piece.
             in_a_row = not mine.window.ahead and head - mine.head == changed == len(settling)
@@ -138,7 +138,10 @@ class Settlement:
             if moments and moments[0] <= 0:
                 moments = moments[bisect_right(moments, 0) :]
             end_to_end.observe_ages(moments, now * 1000, 1000)
-            slots.event_timestamp = max(slots.event_timestamp, moments[-1] if moments else 0)
+            latest = moments[-1] if moments else 0
+        if latest > mine.event_timestamp:
+            mine.event_timestamp = latest
+            slots.event_timestamp = max(slots.event_timestamp, latest)
         if mine.traced:
             for record in mine.traced:
                 if record.timestamp > 0:

@@ -271,6 +271,10 @@ class Admin(Protocol):
 
     async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]: ...
 
+    async def high_watermarks(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where the logs end with what open transactions have written, which no reader sees yet."""
+        ...
+
     async def committed(
         self, group: str, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, CommittedOffset]: ...

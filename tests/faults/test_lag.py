@@ -129,8 +129,20 @@ async def open_transaction(brokers: str, times: Times) -> None:
             for _ in range(3):
                 await watch.poller.sample()
             assert (watch.records(partition), watch.seconds(partition)) == (0, 0)
+            assert unstable(watch, source) == 6
             await producer.commit_transaction()
         await caught_up(watch, partition, 12)
+        assert unstable(watch, source) == 0
+
+
+def unstable(watch: Watch, topic: str) -> float:
+    """Records that an open transaction keeps from everybody."""
+    (found,) = [
+        value
+        for (name, labels), value in watch.scrape().items()
+        if name == "streamkit_unstable_records" and ("topic", topic) in labels
+    ]
+    return found
 
 
 def test_an_empty_topic_has_no_lag(genuine: Kafka, times: Times) -> None:

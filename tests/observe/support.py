@@ -48,6 +48,7 @@ def worker_with_every_metric() -> tuple[WorkerSlots, LagTable]:
     agent.oldest_due = lambda: {1: 1_790_000_000.5}
     agent.observe_lateness(1, 0.02)
     agent.event_timestamp, agent.last_commit = 1_790_000_000_000, 1_790_000_000.0
+    agent.last_heartbeat = lambda: 1_790_000_000.0
     agent.topic_partitions["orders"] = 3
     agent.note_reset("orders", "no_offset")
     agent.note_error("handle", KeyError())
@@ -61,7 +62,7 @@ def worker_with_every_metric() -> tuple[WorkerSlots, LagTable]:
 
 def behind(records: int) -> Offsets:
     """A sample of a partition whose lag this is."""
-    return Offsets(0, records, 0)
+    return Offsets(0, records, 0, records)
 
 
 AT_REST: dict[str, Any] = {
@@ -145,6 +146,10 @@ class FakeAdmin:
         self._ask("log_ranges")
         self._brokers.before_ranges()
         return {p: r for p, r in self._brokers.ranges.items() if p in partitions}
+
+    async def high_watermarks(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        self._ask("high_watermarks")
+        return {p: r.end for p, r in self._brokers.ranges.items() if p in partitions}
 
     async def committed(
         self, group: str, partitions: Collection[TopicPartition]

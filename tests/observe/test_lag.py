@@ -19,7 +19,7 @@ from tests.observe.support import FIRST_TIER, ORDERS, Sample, behind, retrying_w
 
 GROUP = "billing.charge"
 NOW = 1_790_000_000.0
-FIRST = ORDERS[0]
+FIRST, SECOND, THIRD = ORDERS
 TIER = TopicPartition(FIRST_TIER, 0)
 
 
@@ -76,7 +76,7 @@ def test_a_lag_grows_stale_after_a_minute_without_a_sample() -> None:
 def test_a_partition_has_all_its_series_when_everything_is_known() -> None:
     clock, agent = Clock(), an_agent(p0=state(40, head_timestamp=NOW - 7.5))
     table = clock.table()
-    table.record(GROUP, {FIRST: Offsets(10, 100, 35)}, at=NOW - 1)
+    table.record(GROUP, {FIRST: Offsets(10, 100, 35, 104)}, at=NOW - 1)
     table.judge(agent)
     assert scraped(table, agent) == {
         of_first("consumer_lag_records"): 65,
@@ -86,6 +86,8 @@ def test_a_partition_has_all_its_series_when_everything_is_known() -> None:
         of_first("committed_offset"): 35,
         of_first("consumer_lead_records"): 25,
         of_first("partition_status", status="ok", reason=""): 1,
+        series("streamkit_unstable_records", group=GROUP, topic="orders"): 4,
+        series("streamkit_event_watermark_timestamp_seconds", group=GROUP, agent="charge"): NOW - 7.5,
         series("streamkit_lag_sample_timestamp_seconds", group=GROUP): NOW - 1,
     }
 
@@ -112,6 +114,37 @@ def test_what_is_not_known_is_absent() -> None:
         of_first("log_end_offset"): 100,
         series("streamkit_lag_sample_timestamp_seconds", group=GROUP): NOW,
     }
+
+
+def test_what_open_transactions_hold_back_is_told_only_when_it_is_known_of_all_partitions() -> None:
+    unstable = series("streamkit_unstable_records", group=GROUP, topic="orders")
+    clock, agent = Clock(), an_agent(p0=state(40), p1=state(40))
+    table = clock.table()
+    table.record(GROUP, {FIRST: Offsets(10, 100, 35, 104)}, at=NOW)
+    assert unstable not in scraped(table, agent)
+    table.record(GROUP, {SECOND: Offsets(10, 100, 35, 103)}, at=NOW)
+    assert scraped(table, agent)[unstable] == 7
+    table.record(GROUP, {SECOND: Offsets(10, 100, 35)}, at=NOW)
+    assert unstable not in scraped(table, agent)
+
+
+def test_the_watermark_is_the_least_event_time_of_the_partitions_in_which_something_waits() -> None:
+    watermark = series("streamkit_event_watermark_timestamp_seconds", group=GROUP, agent="charge")
+    clock = Clock()
+    table, waiting = clock.table(), state(40, head_timestamp=NOW - 5)
+    agent = an_agent(
+        p0=waiting._replace(event_timestamp=NOW - 6),
+        p1=state(100)._replace(event_timestamp=NOW - 500),  # idle
+        p2=waiting._replace(head_timestamp=NOW - 9),  # has settled nothing yet
+    )
+    table.record(GROUP, {FIRST: Offsets(0, 100, 40), THIRD: Offsets(0, 100, 40)}, at=NOW)
+    assert watermark not in scraped(table, agent)  # of one it is not known whether something waits
+    table.record(GROUP, {SECOND: Offsets(0, 100, 100)}, at=NOW)
+    assert scraped(table, agent)[watermark] == NOW - 9
+    agent.tier_topics = {"orders": 1}  # were they a tier's
+    assert watermark not in scraped(table, agent)
+    idle = an_agent(p1=state(100)._replace(event_timestamp=NOW - 500))
+    assert watermark not in scraped(table, idle)
 
 
 def test_a_record_in_memory_has_its_age_before_any_sample() -> None:

@@ -79,7 +79,7 @@ class Scraped:
     def scrape(self, working: Working) -> None:
         lag = LagTable()
         for agent in working.slots.agents.values():
-            lag.record(agent.group, dict.fromkeys(agent.assigned, behind(1)), at=1.0)
+            lag.record(agent.group, {p: behind(state.position) for p, state in agent.partitions().items()}, at=1.0)
             lag.judge(agent)
         collector = StreamkitCollector(working.slots, lag)
         for _ in range(2):

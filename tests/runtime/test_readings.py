@@ -43,8 +43,9 @@ async def test_of_a_partition_in_which_all_is_settled_nothing_is_told_but_where_
         other = reading(working, TopicPartition("in", 1))
         assert other.fetched_at == other.progressed_at == pytest.approx(assigned, abs=0.5)
         state = reading(working)
-        assert state.fetched_at == pytest.approx(assigned, abs=0.5)
-        assert state._replace(fetched_at=0.0, progressed_at=0.0) == PartitionState(
+        assert state.fetched_at == state.event_timestamp == pytest.approx(assigned, abs=0.5)
+        assert other.event_timestamp is None
+        assert state._replace(fetched_at=0.0, progressed_at=0.0, event_timestamp=None) == PartitionState(
             unsettled=1,
             position=1,
             head_timestamp=None,

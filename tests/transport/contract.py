@@ -955,6 +955,8 @@ async def log_ranges_are_known_from_outside(world: World) -> None:
     filled, empty = TopicPartition(topic, 0), TopicPartition(topic, 1)
     await world.produce(filled, numbers(4))
     assert await world.admin.log_ranges([filled, empty]) == {filled: LogRange(0, 4), empty: LogRange(0, 0)}
+    assert await world.admin.high_watermarks([filled, empty]) == {filled: 4, empty: 0}
+    assert await world.admin.high_watermarks([]) == {}
 
 
 @case("delete_records")

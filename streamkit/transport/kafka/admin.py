@@ -31,7 +31,7 @@ from streamkit.transport.base import (
 from streamkit.transport.kafka.access import Access
 from streamkit.transport.kafka.client import client_options, cut
 from streamkit.transport.kafka.diagnosis import diagnose
-from streamkit.transport.kafka.fetching import log_ranges
+from streamkit.transport.kafka.fetching import high_watermarks, log_ranges
 from streamkit.transport.kafka.offset_fetch import OffsetFetch, fetch_offsets
 from streamkit.transport.kafka.record_deletion import by_leader, check_deleted, deletion
 
@@ -141,6 +141,10 @@ class KafkaAdmin:
     async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
         async with self._access.calling():
             return await log_ranges(self._reader, partitions)
+
+    async def high_watermarks(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        async with self._access.calling():
+            return await high_watermarks(self._reader, partitions, self._settings.request_timeout)
 
     async def committed(
         self, group: str, partitions: Collection[TopicPartition]

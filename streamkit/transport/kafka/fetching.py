@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from copy import copy
 from typing import Any
 
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka import errors as kafka
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED
 
 from streamkit.errors import TransportError
 from streamkit.record import TopicPartition
@@ -49,6 +51,18 @@ async def log_ranges(consumer: Any, partitions: Collection[TopicPartition]) -> d
     starts = await consumer.beginning_offsets(wanted)
     ends = await consumer.end_offsets(wanted)
     return {TopicPartition(*tp): LogRange(starts[tp], ends[tp]) for tp in wanted}
+
+
+async def high_watermarks(
+    consumer: Any, partitions: Collection[TopicPartition], timeout: float
+) -> dict[TopicPartition, int]:
+    if not partitions:
+        return {}
+    # The isolation level is the fetcher's, for all that it asks; so a twin of it asks, which fetches nothing.
+    twin = copy(consumer._fetcher)
+    twin._isolation_level = READ_UNCOMMITTED
+    ends = await twin.end_offsets([KafkaPartition(*partition) for partition in partitions], round(timeout * 1000))
+    return {TopicPartition(*tp): end for tp, end in ends.items()}
 
 
 def check_fetcher(consumer: Any) -> None:

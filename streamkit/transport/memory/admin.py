@@ -55,6 +55,10 @@ class MemoryAdmin:
         await self._broker.travel(self._timeout)
         return {partition: self._broker.log(partition).range for partition in partitions}
 
+    async def high_watermarks(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Raises TopicMissing. There are no transactions here."""
+        return {partition: found.end for partition, found in (await self.log_ranges(partitions)).items()}
+
     async def committed(
         self, group: str, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, CommittedOffset]:

@@ -40,7 +40,8 @@ CONSUMER = """
     _coordinator.ensure_coordinator_known() _coordinator.coordinator_dead() _coordinator._send_req(request)
     _coordinator._do_heartbeat() _coordinator._do_commit_offsets(assignment, offsets)
     _coordinator._coordination_task _coordinator._heartbeat_task _coordinator._commit_refresh_task
-    _fetcher _fetcher._records _fetcher._fetch_task _fetcher.error_future _fetcher._pending_tasks
+    _fetcher _fetcher.end_offsets(partitions, timeout_ms) _fetcher._isolation_level
+    _fetcher._records _fetcher._fetch_task _fetcher.error_future _fetcher._pending_tasks
     _subscription.subscription.assignment.state_value(tp)
 """
 CLIENT = "_conns _topics add_topic(topic) coordinator_lookup(coordinator_type, coordinator_key) send(node_id, request)"
