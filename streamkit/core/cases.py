@@ -27,8 +27,8 @@ class CaseStatus(NamedTuple):
 
     status: Status = "open"
     at: int | None = None
-    by: str = ""
-    why: str = ""
+    who: str = ""
+    reason: str = ""
     job: str | None = None
     replays: int = 0  # of its case, if this is the letter that the case began with
     group: str | None = None  # whose handler gave it up
@@ -207,8 +207,8 @@ def _read_case(value: object) -> CaseStatus | None:
         return None
     at = whole(fields.get("at"), LATEST_TIME)
     replays = whole(fields.get("replays"), (1 << 63) - 1)
-    by, why = _text(fields, "by"), _text(fields, "why")
-    return CaseStatus(status, at, by, why, _text(fields, "job") or None, replays or 0, _text(fields, "group") or None)
+    who, reason, job, group = (_text(fields, name) for name in ("who", "reason", "job", "group"))
+    return CaseStatus(status, at, who, reason, job or None, replays or 0, group or None)
 
 
 def whole(value: object, most: int) -> int | None:

@@ -39,7 +39,7 @@ def test_the_edited_record_is_sent_in_its_place_and_the_dead_letter_stays(desk: 
     )
     assert list(record.headers) == [("tenant", b"red"), ("sk-dlq-id", id.encode())]
     assert (desk.statuses(), desk.sent("orders.dlq")[0].value) == ({id: "replayed"}, b'{"id": 7, "amount": 1.50}')
-    assert desk.states(id)["why"] == "edited: typo"
+    assert desk.states(id)["reason"] == "edited: typo"
 
 
 def test_the_document_shows_key_headers_and_json_as_they_are(desk: Desk) -> None:

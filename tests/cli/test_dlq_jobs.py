@@ -397,7 +397,7 @@ def test_a_job_of_another_tool_run_is_resumed_within_its_bounds(brokers: str, br
     assert cases(broker.records("orders")) == ["0:0", "0:2"]
     (found,) = audits(brokers)
     assert (found["who"], found["resumed_by"], found["counts"]) == ("ann@far", jobs.me(), {"replayed": 3})
-    assert state(broker)["case:0:0"]["by"] == jobs.me()
+    assert state(broker)["case:0:0"]["who"] == jobs.me()
     assert f"resumed by {jobs.me()}" in dlq(brokers, "audit").stdout
 
 

@@ -396,7 +396,7 @@ def test_an_audit_says_who_when_what_why_and_the_result(brokers: str, broker: Me
     text = dlq(brokers, "audit").stdout
     assert ("fixed" in text, "\x1b" in text, "1 left as it is: its value had" in text) == (True, False, True)
     known = state(broker)["case:0:1"]
-    assert (known["by"], known["why"], known["job"]) == (found["who"], "fixed \x1b[31mit", found["job"])
+    assert (known["who"], known["reason"], known["job"]) == (found["who"], "fixed \x1b[31mit", found["job"])
 
 
 # What became of them

@@ -201,8 +201,8 @@ def test_json_holds_what_export_writes_and_more(brokers: str) -> None:
     assert found["history"]["letter"] == {
         "status": "open",
         "at": None,
-        "by": None,
-        "why": None,
+        "who": None,
+        "reason": None,
         "job": None,
         "replays": 0,
     }
@@ -221,7 +221,7 @@ def test_json_holds_what_export_writes_and_more(brokers: str) -> None:
 
 def test_what_was_done_is_told_by_the_state_topic(broker: MemoryBroker, brokers: str) -> None:
     again = append(broker, 150, ("sk-dlq-id", b"0:0"))
-    done = {"status": "replayed", "at": FAILED, "by": "ann", "why": "the bank is back", "job": "j1", "replays": 1}
+    done = {"status": "replayed", "at": FAILED, "who": "ann", "reason": "the bank is back", "job": "j1", "replays": 1}
     say(broker, "case:0:0", {**done, "group": "shop.charge"})
     say(broker, "case:0:7", {"status": "discarded"})
     say(
@@ -234,8 +234,8 @@ def test_what_was_done_is_told_by_the_state_topic(broker: MemoryBroker, brokers:
     assert found["history"]["case"] == {
         "status": "replayed",
         "at": "2023-11-14T22:13:20.000Z",
-        "by": "ann",
-        "why": "the bank is back",
+        "who": "ann",
+        "reason": "the bank is back",
         "job": "j1",
         "replays": 1,
     }

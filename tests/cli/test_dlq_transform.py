@@ -54,7 +54,7 @@ def test_what_the_script_returns_is_sent_and_the_letters_are_replayed(desk: Desk
     ]
     assert list(desk.sent()[1].headers) == [("tenant", b"blue"), ("sk-dlq-id", first.encode())]
     assert desk.statuses() == {first: "replayed", second: "replayed"}
-    assert desk.states(first)["why"] == f"transformed by {path}: low"
+    assert desk.states(first)["reason"] == f"transformed by {path}: low"
 
 
 def test_the_script_sees_value_key_headers_error_and_time(desk: Desk) -> None:

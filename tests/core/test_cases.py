@@ -15,14 +15,15 @@ from tests.core.letter_support import letter
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
-        st.lists(inner) | st.dictionaries(st.sampled_from(["status", "at", "by", "replays", "outcome", "group"]), inner)
+        st.lists(inner)
+        | st.dictionaries(st.sampled_from(["status", "at", "who", "replays", "outcome", "group"]), inner)
     ),
 )
 REPLAYED = {
     "status": "replayed",
     "at": 5,
-    "by": "ann",
-    "why": "it is back",
+    "who": "ann",
+    "reason": "it is back",
     "job": "j1",
     "replays": 2,
     "group": "shop.charge",
@@ -116,7 +117,7 @@ def test_a_run_that_makes_no_sense_is_counted_and_changes_nothing(value: object)
 
 def test_what_is_only_told_may_be_missing_or_senseless() -> None:
     book = CaseBook()
-    told = {"status": "archived", "at": -1, "by": 7, "why": None, "job": "", "replays": True, "group": 3}
+    told = {"status": "archived", "at": -1, "who": 7, "reason": None, "job": "", "replays": True, "group": 3}
     book.apply(b"case:0:1", told)
     assert book.stored("0:1") == CaseStatus("archived")
 

@@ -268,9 +268,9 @@ class Work:
         job = self.job
         book, id = job.state.cases, case.letter.id
         replays, group = book.stored(id).replays, _group(case)
-        by = job.resumed_by or job.who
+        who = job.resumed_by or job.who
         at = max(now, case.letter.appended)  # by another clock: what is said before it is not believed of it
-        known = CaseStatus(self.action.status, at, by, job.plan.reason, job.id, replays, group)
+        known = CaseStatus(self.action.status, at, who, job.plan.reason, job.id, replays, group)
         if self.action.status != "replayed":
             marks = [case_record(id, known)]
         elif case.id == id:

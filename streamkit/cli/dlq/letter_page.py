@@ -115,11 +115,11 @@ def _history(history: History) -> Iterator[str]:
 def _done(known: CaseStatus) -> str:
     if known == OPEN:
         return "nothing was done with it"
-    by = f" by {known.by}" if known.by else ""
+    who = f" by {known.who}" if known.who else ""
     job = f" (job {known.job})" if known.job else ""
     replays = f", {known.replays} replay{'' if known.replays == 1 else 's'} so far" if known.replays else ""
-    why = f": {known.why}" if known.why else ""
-    return f"{shown(known.at)} {known.status}{by}{job}{replays}{why}"
+    reason = f": {known.reason}" if known.reason else ""
+    return f"{shown(known.at)} {known.status}{who}{job}{replays}{reason}"
 
 
 def _source(source: Source, letter: Letter) -> Iterator[str]:

@@ -88,8 +88,8 @@ def _status(known: CaseStatus) -> dict[str, Any]:
     return {
         "status": known.status,
         "at": iso(known.at),
-        "by": known.by or None,
-        "why": known.why or None,
+        "who": known.who or None,
+        "reason": known.reason or None,
         "job": known.job,
         "replays": known.replays,
     }
