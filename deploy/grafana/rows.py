@@ -22,9 +22,12 @@ PARTITION = "group, topic, partition"
 RATE = "$__rate_interval"
 
 
+def per_second(counter: str, by: str, selector: str) -> str:
+    return f"sum by ({by}) (rate({counter}{{{selector}}}[{RATE}]))"
+
+
 def quantile(share: float, metric: str, by: str, selector: str) -> str:
-    rate = f"sum by ({by}, le) (rate({metric}_bucket{{{selector}}}[$__rate_interval]))"
-    return f"histogram_quantile({share}, {rate})"
+    return f"histogram_quantile({share}, {per_second(f'{metric}_bucket', f'{by}, le', selector)})"
 
 
 STATUSES = ("ok", "paused", "falling_behind", "rewound", "stalled", "stopped")
@@ -129,7 +132,7 @@ THROUGHPUT = (
     lines(
         "Processed, by result",
         "How deliveries ended. docs/metrics.md explains the results.",
-        (f"sum by (result) (rate(streamkit_records_processed_total{{{GA}}}[{RATE}]))", "{{result}}"),
+        (per_second("streamkit_records_processed_total", "result", GA), "{{result}}"),
         unit="cps",
         stacked=True,
     ),
@@ -137,7 +140,7 @@ THROUGHPUT = (
         "Outputs",
         "That the brokers acknowledged, or that failed for good. By topic of the output, of all agents.",
         (
-            f"sum by (topic, result) (rate(streamkit_records_produced_total{{{I}}}[{RATE}]))",
+            per_second("streamkit_records_produced_total", "topic, result", I),
             "{{topic}} {{result}}",
         ),
         unit="cps",
@@ -145,7 +148,7 @@ THROUGHPUT = (
     lines(
         "Bytes read",
         "Keys and values, by topic.",
-        (f"sum by (topic) (rate(streamkit_consumed_bytes_total{{{GT}}}[{RATE}]))", "{{topic}}"),
+        (per_second("streamkit_consumed_bytes_total", "topic", GT), "{{topic}}"),
         unit="Bps",
     ),
     lines(
@@ -285,9 +288,9 @@ SATURATION = (
         "What the readers do",
         "Share of the time: waiting for records (poll), waiting because enough is in memory (backpressure), and so on.",
         (
-            f"sum by (group, activity) (rate(streamkit_consumer_time_seconds_total{{{G}}}[{RATE}])) "
-            f"/ ignoring (activity) group_left () "
-            f"sum by (group) (rate(streamkit_consumer_time_seconds_total{{{G}}}[{RATE}]))",
+            per_second("streamkit_consumer_time_seconds_total", "group, activity", G)
+            + " / ignoring (activity) group_left () "
+            + per_second("streamkit_consumer_time_seconds_total", "group", G),
             "{{group}} {{activity}}",
         ),
         unit="percentunit",
@@ -309,7 +312,7 @@ SATURATION = (
         "Not read at present, by why; and how often that began.",
         (f"sum by (group, reason) (streamkit_closed_partitions{{{GT}}})", "{{group}} {{reason}}"),
         (
-            f"sum by (group, reason) (rate(streamkit_partition_closings_total{{{G}}}[{RATE}]))",
+            per_second("streamkit_partition_closings_total", "group, reason", G),
             "{{group}} {{reason}}: times a second",
         ),
     ),
@@ -365,7 +368,7 @@ ORDER = (
     lines(
         "Commits",
         "A second, by result.",
-        (f"sum by (group, result) (rate(streamkit_commits_total{{{G}}}[{RATE}]))", "{{group}} {{result}}"),
+        (per_second("streamkit_commits_total", "group, result", G), "{{group}} {{result}}"),
         unit="cps",
     ),
     lines(
@@ -426,7 +429,7 @@ RETRIES = (
     lines(
         "Retries",
         "A second, by tier; in_place are runs within the handler's turn.",
-        (f"sum by (agent, tier) (rate(streamkit_retries_total{{{GA}}}[{RATE}]))", "{{agent}} {{tier}}"),
+        (per_second("streamkit_retries_total", "agent, tier", GA), "{{agent}} {{tier}}"),
         unit="cps",
     ),
     lines(
@@ -461,8 +464,8 @@ RETRIES = (
     lines(
         "Refused copies",
         "Attempts to hand a failed record to a tier or to a dead letter topic that failed, a second.",
-        (f"sum by (group, tier) (rate(streamkit_retry_failures_total{{{G}}}[{RATE}]))", "{{group}} tier {{tier}}"),
-        (f"sum by (group) (rate(streamkit_dead_letter_failures_total{{{G}}}[{RATE}]))", "{{group}} dead letters"),
+        (per_second("streamkit_retry_failures_total", "group, tier", G), "{{group}} tier {{tier}}"),
+        (per_second("streamkit_dead_letter_failures_total", "group", G), "{{group}} dead letters"),
         unit="cps",
     ),
     states(
@@ -488,7 +491,7 @@ ERRORS = (
         "Errors",
         "A second, of the ten most frequent, by stage and class.",
         (
-            f"topk(10, sum by (agent, stage, error) (rate(streamkit_errors_total{{{GA}}}[{RATE}])))",
+            f"topk(10, {per_second('streamkit_errors_total', 'agent, stage, error', GA)})",
             "{{agent}} {{stage}} {{error}}",
         ),
         unit="cps",
