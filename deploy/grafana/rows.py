@@ -40,10 +40,10 @@ def status_numbers() -> str:
     return f"max by ({PARTITION}) ({' or '.join(parts)})"
 
 
-def of_worst(metric: str) -> str:
+def of_worst(metric: str, by: str = PARTITION) -> str:
     """A metric of the ten partitions whose oldest record is the oldest."""
     worst = f"topk(10, max by ({PARTITION}) (streamkit_consumer_lag_seconds{{{GT}}}))"
-    return f"max by ({PARTITION}) ({metric}) and {worst}"
+    return f"max by ({by}) ({metric}) and on ({PARTITION}) {worst}"
 
 
 OVERVIEW = (
@@ -122,11 +122,11 @@ OVERVIEW = (
 THROUGHPUT = (
     lines(
         "Records",
-        "A second: appended to the topics (if metrics_detail is full), read, and settled. Read above settled: retries, "
-        "and what runs again.",
+        "A second: appended to the topics (if metrics_detail is full), read, and brought to an end, whatever the result. "
+        "Read above ended: more is read than is done, or a rebalance cut off what ran.",
         (f"sum(streamkit:arrival:rate5m{{{RECORDED_TOPIC}}})", "appended"),
         (f"sum(rate(streamkit_records_consumed_total{{{GT}}}[{RATE}]))", "read"),
-        (f'sum(rate(streamkit_records_processed_total{{{GA}, result!~"cancelled"}}[{RATE}]))', "settled"),
+        (f'sum(rate(streamkit_records_processed_total{{{GA}, result!~"cancelled"}}[{RATE}]))', "ended"),
         unit="cps",
     ),
     lines(
@@ -245,7 +245,7 @@ LAG = (
             "Value #F": "ahead",
             "Value #G": "still, age",
         },
-        (),
+        ("Value #H",),
         A=f"topk(10, max by ({PARTITION}) (streamkit_consumer_lag_seconds{{{GT}}}))",
         B=of_worst(f"streamkit_consumer_lag_records{{{GT}}}"),
         C=of_worst(f"streamkit_log_end_offset{{{GT}}}"),
@@ -253,10 +253,11 @@ LAG = (
         E=of_worst(f"streamkit_position_offset{{{GT}}}"),
         F=of_worst(f"streamkit_settled_ahead_records{{{GT}}}"),
         G=of_worst(f"time() - streamkit_last_progress_timestamp_seconds{{{GT}}}"),
+        H=of_worst(f"streamkit_partition_status{{{GT}}}", f"{PARTITION}, status, reason"),
     ),
     states(
         "Status of partitions",
-        "`streamkit lag` tells the reason too.",
+        "The reason is in the table above, and a label of streamkit_partition_status.",
         status_numbers(),
         "{{topic}}-{{partition}} {{group}}",
         list(zip(STATUSES, STATUS_COLOURS, strict=True)),
@@ -298,7 +299,8 @@ SATURATION = (
     ),
     lines(
         "Waiting in memory",
-        "Records that were fetched and have not started.",
+        "Records that were fetched, and neither run nor are settled: for their turn, for their retry, or for the "
+        "acknowledgement of what they sent.",
         (f"sum by (group, topic) (streamkit_buffered_records{{{GT}}})", "{{group}} {{topic}}"),
     ),
     lines(
