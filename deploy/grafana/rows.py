@@ -122,8 +122,8 @@ OVERVIEW = (
 THROUGHPUT = (
     lines(
         "Records",
-        "A second: appended to the topics (if metrics_detail is full), read, and brought to an end, whatever the result. "
-        "Read above ended: more is read than is done, or a rebalance cut off what ran.",
+        "A second: appended to the topics (if metrics_detail is full), read, and brought to an end, good or bad. Read "
+        "above ended: more is read than is done, or a rebalance cut off what ran.",
         (f"sum(streamkit:arrival:rate5m{{{RECORDED_TOPIC}}})", "appended"),
         (f"sum(rate(streamkit_records_consumed_total{{{GT}}}[{RATE}]))", "read"),
         (f'sum(rate(streamkit_records_processed_total{{{GA}, result!~"cancelled"}}[{RATE}]))', "ended"),
