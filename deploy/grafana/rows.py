@@ -22,9 +22,12 @@ PARTITION = "group, topic, partition"
 RATE = "$__rate_interval"
 
 
+def per_second(counter: str, by: str, selector: str) -> str:
+    return f"sum by ({by}) (rate({counter}{{{selector}}}[{RATE}]))"
+
+
 def quantile(share: float, metric: str, by: str, selector: str) -> str:
-    rate = f"sum by ({by}, le) (rate({metric}_bucket{{{selector}}}[$__rate_interval]))"
-    return f"histogram_quantile({share}, {rate})"
+    return f"histogram_quantile({share}, {per_second(f'{metric}_bucket', f'{by}, le', selector)})"
 
 
 STATUSES = ("ok", "paused", "falling_behind", "rewound", "stalled", "stopped")
@@ -37,10 +40,10 @@ def status_numbers() -> str:
     return f"max by ({PARTITION}) ({' or '.join(parts)})"
 
 
-def of_worst(metric: str) -> str:
+def of_worst(metric: str, by: str = PARTITION) -> str:
     """A metric of the ten partitions whose oldest record is the oldest."""
     worst = f"topk(10, max by ({PARTITION}) (streamkit_consumer_lag_seconds{{{GT}}}))"
-    return f"max by ({PARTITION}) ({metric}) and {worst}"
+    return f"max by ({by}) ({metric}) and on ({PARTITION}) {worst}"
 
 
 OVERVIEW = (
@@ -119,17 +122,17 @@ OVERVIEW = (
 THROUGHPUT = (
     lines(
         "Records",
-        "A second: appended to the topics (if metrics_detail is full), read, and settled. Read above settled: retries, "
-        "and what runs again.",
+        "A second: appended to the topics (if metrics_detail is full), read, and brought to an end, good or bad. Read "
+        "above ended: more is read than is done, or a rebalance cut off what ran.",
         (f"sum(streamkit:arrival:rate5m{{{RECORDED_TOPIC}}})", "appended"),
         (f"sum(rate(streamkit_records_consumed_total{{{GT}}}[{RATE}]))", "read"),
-        (f'sum(rate(streamkit_records_processed_total{{{GA}, result!~"cancelled"}}[{RATE}]))', "settled"),
+        (f'sum(rate(streamkit_records_processed_total{{{GA}, result!~"cancelled"}}[{RATE}]))', "ended"),
         unit="cps",
     ),
     lines(
         "Processed, by result",
         "How deliveries ended. docs/metrics.md explains the results.",
-        (f"sum by (result) (rate(streamkit_records_processed_total{{{GA}}}[{RATE}]))", "{{result}}"),
+        (per_second("streamkit_records_processed_total", "result", GA), "{{result}}"),
         unit="cps",
         stacked=True,
     ),
@@ -137,7 +140,7 @@ THROUGHPUT = (
         "Outputs",
         "That the brokers acknowledged, or that failed for good. By topic of the output, of all agents.",
         (
-            f"sum by (topic, result) (rate(streamkit_records_produced_total{{{I}}}[{RATE}]))",
+            per_second("streamkit_records_produced_total", "topic, result", I),
             "{{topic}} {{result}}",
         ),
         unit="cps",
@@ -145,7 +148,7 @@ THROUGHPUT = (
     lines(
         "Bytes read",
         "Keys and values, by topic.",
-        (f"sum by (topic) (rate(streamkit_consumed_bytes_total{{{GT}}}[{RATE}]))", "{{topic}}"),
+        (per_second("streamkit_consumed_bytes_total", "topic", GT), "{{topic}}"),
         unit="Bps",
     ),
     lines(
@@ -247,7 +250,7 @@ LAG = (
             "Value #F": "ahead",
             "Value #G": "still, age",
         },
-        (),
+        ("Value #H",),
         A=f"topk(10, max by ({PARTITION}) (streamkit_consumer_lag_seconds{{{GT}}}))",
         B=of_worst(f"streamkit_consumer_lag_records{{{GT}}}"),
         C=of_worst(f"streamkit_log_end_offset{{{GT}}}"),
@@ -255,10 +258,11 @@ LAG = (
         E=of_worst(f"streamkit_position_offset{{{GT}}}"),
         F=of_worst(f"streamkit_settled_ahead_records{{{GT}}}"),
         G=of_worst(f"time() - streamkit_last_progress_timestamp_seconds{{{GT}}}"),
+        H=of_worst(f"streamkit_partition_status{{{GT}}}", f"{PARTITION}, status, reason"),
     ),
     states(
         "Status of partitions",
-        "`streamkit lag` tells the reason too.",
+        "The reason is in the table above, and a label of streamkit_partition_status.",
         status_numbers(),
         "{{topic}}-{{partition}} {{group}}",
         list(zip(STATUSES, STATUS_COLOURS, strict=True)),
@@ -296,9 +300,9 @@ SATURATION = (
         "What the readers do",
         "Share of the time: waiting for records (poll), waiting because enough is in memory (backpressure), and so on.",
         (
-            f"sum by (group, activity) (rate(streamkit_consumer_time_seconds_total{{{G}}}[{RATE}])) "
-            f"/ ignoring (activity) group_left () "
-            f"sum by (group) (rate(streamkit_consumer_time_seconds_total{{{G}}}[{RATE}]))",
+            per_second("streamkit_consumer_time_seconds_total", "group, activity", G)
+            + " / ignoring (activity) group_left () "
+            + per_second("streamkit_consumer_time_seconds_total", "group", G),
             "{{group}} {{activity}}",
         ),
         unit="percentunit",
@@ -306,7 +310,8 @@ SATURATION = (
     ),
     lines(
         "Waiting in memory",
-        "Records that were fetched and have not started.",
+        "Records that were fetched, and neither run nor are settled: for their turn, for their retry, or for the "
+        "acknowledgement of what they sent.",
         (f"sum by (group, topic) (streamkit_buffered_records{{{GT}}})", "{{group}} {{topic}}"),
     ),
     lines(
@@ -320,7 +325,7 @@ SATURATION = (
         "Not read at present, by why; and how often that began.",
         (f"sum by (group, reason) (streamkit_closed_partitions{{{GT}}})", "{{group}} {{reason}}"),
         (
-            f"sum by (group, reason) (rate(streamkit_partition_closings_total{{{G}}}[{RATE}]))",
+            per_second("streamkit_partition_closings_total", "group, reason", G),
             "{{group}} {{reason}}: times a second",
         ),
     ),
@@ -376,7 +381,7 @@ ORDER = (
     lines(
         "Commits",
         "A second, by result.",
-        (f"sum by (group, result) (rate(streamkit_commits_total{{{G}}}[{RATE}]))", "{{group}} {{result}}"),
+        (per_second("streamkit_commits_total", "group, result", G), "{{group}} {{result}}"),
         unit="cps",
     ),
     lines(
@@ -444,7 +449,7 @@ RETRIES = (
     lines(
         "Retries",
         "A second, by tier; in_place are runs within the handler's turn.",
-        (f"sum by (agent, tier) (rate(streamkit_retries_total{{{GA}}}[{RATE}]))", "{{agent}} {{tier}}"),
+        (per_second("streamkit_retries_total", "agent, tier", GA), "{{agent}} {{tier}}"),
         unit="cps",
     ),
     lines(
@@ -479,8 +484,8 @@ RETRIES = (
     lines(
         "Refused copies",
         "Attempts to hand a failed record to a tier or to a dead letter topic that failed, a second.",
-        (f"sum by (group, tier) (rate(streamkit_retry_failures_total{{{G}}}[{RATE}]))", "{{group}} tier {{tier}}"),
-        (f"sum by (group) (rate(streamkit_dead_letter_failures_total{{{G}}}[{RATE}]))", "{{group}} dead letters"),
+        (per_second("streamkit_retry_failures_total", "group, tier", G), "{{group}} tier {{tier}}"),
+        (per_second("streamkit_dead_letter_failures_total", "group", G), "{{group}} dead letters"),
         unit="cps",
     ),
     states(
@@ -506,7 +511,7 @@ ERRORS = (
         "Errors",
         "A second, of the ten most frequent, by stage and class.",
         (
-            f"topk(10, sum by (agent, stage, error) (rate(streamkit_errors_total{{{GA}}}[{RATE}])))",
+            f"topk(10, {per_second('streamkit_errors_total', 'agent, stage, error', GA)})",
             "{{agent}} {{stage}} {{error}}",
         ),
         unit="cps",
