@@ -77,7 +77,7 @@ CUTS = [
     ),
     Cut(
         POOL,
-        "        turns = [started]  # when each record was begun, and the one before it ended\n",
+        "        turns = self._turns = [started]  # when each record was begun, and the one before it ended\n",
         "        done = 0\n",
     ),
     Cut(POOL, "            done = len(turns) - 1\n"),
@@ -93,6 +93,7 @@ CUTS = [
                 self._queue_wait.observe(max(0.0, started - came))
 """,
     ),
+    Cut(POOL, "                self._stepping = delivery\n"),
     Cut(INTAKE, "        mine.stamps.extend([record.timestamp for record in records])\n"),
     Cut(INTAKE, "mine, part, cost, key, now))", "mine, part, cost, key))"),
     Cut("streamkit/runtime/settlement.py", "                self._observe(mine, changed, now)\n"),

@@ -75,7 +75,10 @@ class Pool:
         self._crew = Crew(agent.name, events.fail)
         self.enough = 2 * agent.concurrency
         self._stumbled = False  # the last sprint ended with a record that failed
-        self.in_flight = 0  # handlers that wait, those of closed partitions included
+        self._waiting = 0  # handlers that wait, those of closed partitions included
+        # For other threads, while a handler keeps this one: what has its first step, and when each had it so far.
+        self._stepping: Delivery | None = None
+        self._turns = [0.0]
 
     def start(self) -> None:
         self._crew.start(self._work, self._agent.concurrency)
@@ -96,9 +99,17 @@ class Pool:
         """That have records. From any thread."""
         return self.queue.keys
 
+    @property
+    def in_flight(self) -> int:
+        """Records whose handler runs. From any thread."""
+        return self._waiting + (self._stepping is not None)
+
     def running(self, partitions: Collection[AssignedPartition]) -> Iterator[tuple[Delivery, float]]:
-        """Records whose handlers wait for something, and the loop time when they began. From any thread."""
-        return flying(partitions)
+        """Records whose handlers run, and the loop time when they began. From any thread."""
+        yield from flying(partitions)
+        stepping, turns = self._stepping, self._turns
+        if stepping is not None and stepping.partition in partitions:
+            yield stepping, turns[-1]
 
     def put(self, mine: AssignedPartition, deliveries: Sequence[Delivery]) -> None:
         self.queue.put_all(mine.part, deliveries)
@@ -178,7 +189,7 @@ class Pool:
         started = clock()
         # R14: what would run after the lease may be another member's already.
         until = min(started + SLICE, self._events.lease)
-        turns = [started]  # when each record was begun, and the one before it ended
+        turns = self._turns = [started]  # when each record was begun, and the one before it ended
         # Those that came together follow each other for the most part: how long they waited is told of all at once.
         came = -inf
         arrivals: list[tuple[int, float]] = []
@@ -209,6 +220,7 @@ class Pool:
                     came = delivery.ready_since
                     arrivals.append((len(turns) - 1, came))
                 current.set(delivery)
+                self._stepping = delivery
                 context = copy_context()
                 coroutine = handler(argument)
                 try:
@@ -240,6 +252,7 @@ class Pool:
                     return None
             return None
         finally:
+            self._stepping = None
             done = len(turns) - 1
             slots.processed_success += done
             if done:
@@ -273,12 +286,12 @@ class Pool:
     async def _finish_waiting(self, waiting: Waiting) -> None:
         delivery, context, coroutine, waits_for, started = waiting
         limit = self._agent.timeout
-        self.in_flight += 1
+        self._waiting += 1
         try:
             rest = resume(context, coroutine, waits_for)
             landing = await fly(delivery, rest, started, limit)
         finally:
-            self.in_flight -= 1
+            self._waiting -= 1
         ended = asyncio.get_running_loop().time()
         self._processing.observe(ended - started)
         if delivery.record.headers:

@@ -29,6 +29,29 @@ def reading(working: Working, partition: TopicPartition = IN) -> PartitionState:
 
 @SHAPES
 @simulated
+async def test_a_handler_that_does_not_let_go_of_the_loop_is_seen_to_run(shape: str) -> None:
+    world = MeasuredWorld()
+    seen: list[tuple[int, float | None, int]] = []
+
+    async def body(record: Record[str, bytes]) -> None:
+        state = reading(working)  # as another thread would read it
+        seen.append((working.agent.in_flight(), state.head_started, state.buffered))
+
+    async with world.working_with_topics(shaped(shape, body)) as working:
+        await working.joined()
+        for key in ("a", "b"):
+            world.send(key)
+        await world.settled(working)
+        assert len(seen) == 2
+        in_flight, began, buffered = seen[0]
+        assert began == pytest.approx(wall(), abs=1.0)
+        assert (in_flight, buffered) == ((2, 0) if shape == "batch" else (1, 1))
+        assert working.agent.in_flight() == 0
+        assert reading(working).head_started is None
+
+
+@SHAPES
+@simulated
 async def test_of_a_partition_in_which_all_is_settled_nothing_is_told_but_where_it_is(shape: str) -> None:
     world = MeasuredWorld(partitions=2)
 
