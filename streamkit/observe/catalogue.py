@@ -323,7 +323,7 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
         (),
         "How much later than 100 ms the ticks were, together.",
     ),
-    _process("streamkit_worker_info", "gauge", ("version",), "1, with what this worker runs."),
+    _process("streamkit_worker_info", "gauge", ("version",), "1, with the version of streamkit that it runs."),
     _process(
         "streamkit_worker_state",
         "gauge",
