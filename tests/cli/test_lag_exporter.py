@@ -49,12 +49,13 @@ class Exporter:
         self.admin = ForgetfulAdmin(self.broker, SETTINGS)
         self.slots = WorkerSlots("test")
         self.slots.unready = ""
-        self.view = OutsideView([WatchedGroup(GROUP, "charge", ["orders"])], self.slots, LagTable())
+        watched = [WatchedGroup(GROUP, "charge", ["orders"])]
+        self.view = OutsideView(watched, self.slots, LagTable(), lambda: self.admin, SETTINGS.connect_timeout)
 
     @asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:
-        await self.admin.start()
-        work = asyncio.create_task(_refresh(self.view, self.admin, self.slots))
+        await self.view.start()
+        work = asyncio.create_task(_refresh(self.view, self.slots))
         await asyncio.sleep(1)
         try:
             yield
