@@ -158,11 +158,11 @@ class Look:
 
     async def _go_on(self) -> None:
         """Also while no broker answers."""
-        end = None if self._span is None else asyncio.get_running_loop().time() + self._span
+        limit = asyncio.timeout_at(None if self._span is None else asyncio.get_running_loop().time() + self._span)
         await self._sample()
         self._show()
         try:
-            async with asyncio.timeout_at(end) as time:
+            async with limit:
                 while True:
                     await asyncio.sleep(self._step)
                     await self._view.refresh()
@@ -170,7 +170,7 @@ class Look:
                     await self._sample()
                     self._show()
         except TimeoutError:
-            if not time.expired():
+            if not limit.expired():
                 raise
 
     async def _sample(self) -> None:

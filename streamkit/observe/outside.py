@@ -50,7 +50,7 @@ class OutsideView:
     """Keeps the slots of watched groups up to date for a LagPoller and the collector.
 
     Each group is looked at on its own. One that cannot be has an entry in `failures` instead of one in `infos`, and
-    nothing is told of its topics. Its partitions stay, for the poller to try: what it knows of them grows old by itself.
+    nothing is told of its topics. Its partitions stay, for the poller to try: what it samples grows old by itself.
 
     Of a group without declared topics, all partitions count of which it has committed an offset, or that it has. One
     that has been seen stays while its topic exists and the group is not known to have left the topic. It has left when
