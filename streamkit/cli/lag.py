@@ -14,7 +14,7 @@ from streamkit.cli.options import Command, brokers_option, epilog
 @brokers_option
 @click.option("--all", "every", is_flag=True, help="Partitions that are not behind, too.")
 @click.option(
-    "--for", "span", metavar="DURATION", default="5s", help="Look so long, to tell the status.  [default: 5s]"
+    "--for", "span", metavar="DURATION", help="Look so long, to tell the status.  [default: 5s; --watch: no end]"
 )
 @click.option("--watch", "-w", is_flag=True, help="Go on until Ctrl-C.")
 @click.option("--exporter", metavar="HOST:PORT", help="Serve it to Prometheus, until it is stopped.")
@@ -25,7 +25,7 @@ def lag(
     agents: tuple[str, ...],
     brokers: str | None,
     every: bool,
-    span: str,
+    span: str | None,
     watch: bool,
     exporter: str | None,
     as_json: bool,
@@ -43,8 +43,9 @@ def lag(
         from streamkit.cli.lag_exporter import export
 
         raise SystemExit(asyncio.run(export(settings, found, exporter)))
-    look = Look(settings, found, span=_seconds(span), every=every, watch=watch, as_json=as_json)
-    asyncio.run(look.run())
+    length = None if span is None else _seconds(span)
+    look = Look(settings, found, span=length, every=every, watch=watch, as_json=as_json)
+    raise SystemExit(asyncio.run(look.run()))
 
 
 def _seconds(text: str) -> float:

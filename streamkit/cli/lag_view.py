@@ -6,10 +6,12 @@ import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 import orjson
+from rich.console import Console
 
 from streamkit.agent import Agent
 from streamkit.cli.logs import configure_logs_of_command
@@ -18,19 +20,20 @@ from streamkit.cli.target import chosen_agents, load_app
 from streamkit.cli.transports import asking, transport_for
 from streamkit.cli.version import version
 from streamkit.core.lag_status import READINGS
-from streamkit.errors import UsageError
+from streamkit.errors import ConfigurationError, UsageError
 from streamkit.observe.assigned import Assigned
-from streamkit.observe.lag import LagTable
+from streamkit.observe.lag import LagTable, PartitionLag
 from streamkit.observe.lag_poller import LagPoller
 from streamkit.observe.outside import OutsideView, WatchedGroup
 from streamkit.observe.slots import AgentSlots, WorkerSlots
 from streamkit.record import TopicPartition
 from streamkit.retry import tier_topics
 from streamkit.settings import Settings
-from streamkit.transport.base import Admin, GroupInfo
+from streamkit.transport.base import GroupInfo
 
 LEAST_STEP = 0.1  # seconds between samples
 WATCH_STEP = 2.0
+SPAN = 5.0  # to look for, to tell the status
 UNKNOWN = "–"
 
 
@@ -90,86 +93,158 @@ class Row:
 
 
 class Look:
-    """Samples the groups for `span` seconds, or with `watch` until it is cancelled, and shows what it has seen."""
+    """Samples the groups for `span` seconds and shows what it has seen; with `watch` at each sample.
+
+    What cannot be read at present is not shown: an old figure looks as good as a new one. Without `span` it is as long
+    as a status takes, and with `watch` without end.
+    """
 
     def __init__(
         self,
         settings: Settings,
         groups: Sequence[WatchedGroup],
         *,
-        span: float,
+        span: float | None,
         every: bool,
         watch: bool,
         as_json: bool,
     ) -> None:
+        """Raises ConfigurationError."""
         self._settings = settings
-        self._groups = groups
-        self._step = WATCH_STEP if watch else max(span / (READINGS - 1), LEAST_STEP)
-        self._samples = READINGS if span > 0 else 1
+        self._span = SPAN if span is None and not watch else span
+        self._step = WATCH_STEP if watch else max((self._span or 0.0) / (READINGS - 1), LEAST_STEP)
         self._every = every
         self._watch = watch
         self._as_json = as_json
         self._slots = WorkerSlots(version())
         self._table = LagTable(interval=self._step, commit_interval=settings.commit_interval)
-        self._view = OutsideView(groups, self._slots, self._table)
-
-    async def run(self) -> None:
-        """Raises TransportError, ConfigurationError."""
-        configure_logs_of_command(self._settings)
-        transport = transport_for(self._settings)
-        poller = LagPoller(
+        transport = transport_for(settings)
+        self._view = OutsideView(groups, self._slots, self._table, transport.admin, settings.connect_timeout)
+        self._poller = LagPoller(
             self._slots, transport.admin, self._table, self._step, transport.reader, most_reads=1_000_000
         )
-        admin = transport.admin()
+        self._began = 0.0  # the latest sample, in seconds since 1970
+        self._unjudged = {each.group for each in groups} if self._span == 0 else set[str]()
+
+    async def run(self) -> int:
+        """The exit code: 1 if in the end a group was not known. Raises TransportError, ConfigurationError."""
+        configure_logs_of_command(self._settings)
         try:
             with asking(self._settings):
-                async with asyncio.timeout(self._settings.connect_timeout):
-                    await admin.start()
-                    await self._view.refresh(admin)
-            await self._sample(poller, admin)
+                await self._view.start()
+            await (self._go_on() if self._watch else self._look_once())
         finally:
-            await poller.close()
-            await admin.stop()
+            await self._poller.close()
+            await self._view.close()
+        return 1 if self._view.failures else 0
 
-    async def _sample(self, poller: LagPoller, admin: Admin) -> None:
-        for _ in range(0 if self._watch else self._samples - 1):
-            await poller.sample()
-            await asyncio.sleep(self._step)
-        if not self._watch and self._samples > 1:
-            await self._view.refresh(admin)  # who has what now: to ask at every sample costs more than the samples
-        while True:
-            await poller.sample()
-            self._show()
-            if not self._watch:
+    async def _look_once(self) -> None:
+        if self._span:
+            await self._sample_until_judged()
+            await self._view.refresh()  # who has what now: to ask at every sample costs more than the samples
+        await self._sample()
+        self._show()
+
+    async def _sample_until_judged(self) -> None:
+        """All samples that make a status, but the last."""
+        for _ in range(READINGS - 1):
+            await self._sample()
+            # With gaps between the samples it would be the status of a part of the time.
+            missed = {agent.group for agent in self._slots.agents.values() if not self._is_sampled(agent)}
+            self._unjudged |= missed
+            if len(missed) == len(self._slots.agents):
                 return
             await asyncio.sleep(self._step)
-            await self._view.refresh(admin)
+
+    async def _go_on(self) -> None:
+        """Also while no broker answers."""
+        limit = asyncio.timeout_at(None if self._span is None else asyncio.get_running_loop().time() + self._span)
+        await self._sample()
+        self._show()
+        try:
+            async with limit:
+                while True:
+                    await asyncio.sleep(self._step)
+                    await self._view.refresh()
+                    self._raise_denial()
+                    await self._sample()
+                    self._show()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+
+    async def _sample(self) -> None:
+        self._began = self._table.now()
+        await self._poller.sample()
+
+    def _is_sampled(self, agent: AgentSlots) -> bool:
+        """Whether the latest sample was one of it, if there was anything to sample."""
+        at = self._table.sampled_at(agent.group)
+        return not agent.assigned or (at is not None and at >= self._began)
+
+    def _raise_denial(self) -> None:
+        # To log in again every few seconds may get the account locked.
+        for failure in self._view.failures.values():
+            if isinstance(failure.error, ConfigurationError):
+                raise failure.error
 
     def _show(self) -> None:
-        groups = [(agent, self._view.infos[agent.group]) for agent in self._slots.agents.values()]
-        rows = {agent.group: list(self._rows(agent, info)) for agent, info in groups}
+        agents = list(self._slots.agents.values())
         if self._as_json:
+            found = [self._group_json(agent) for agent in agents]
             option = 0 if self._watch else orjson.OPT_INDENT_2
-            found = [_group_json(agent, info, rows[agent.group]) for agent, info in groups]
             click.echo(orjson.dumps({"brokers": ",".join(self._settings.brokers), "groups": found}, option=option))
             return
         paper = console()
         if self._watch and paper.is_terminal:
             paper.clear()
-        for number, (agent, info) in enumerate(groups):
-            paper.print("\n" * bool(number) + _headline(agent, info, rows[agent.group]), style="bold", soft_wrap=True)
-            shown = [row for row in rows[agent.group] if self._every or row.is_noteworthy]
-            if shown:
-                headings = ("records", "seconds", "partition", "status", "owner")
-                paper.print(table(headings, map(_cells, shown), right=2))
-            if hidden := len(rows[agent.group]) - len(shown):
-                paper.print(f"{hidden:,} partition{'' if hidden == 1 else 's'} without lag")
+        for number, agent in enumerate(agents):
+            if number:
+                paper.print()
+            self._print_group(paper, agent)
+
+    def _print_group(self, paper: Console, agent: AgentSlots) -> None:
+        info = self._view.infos.get(agent.group)
+        if info is None:
+            paper.print(self._why_unknown(agent.group), style="bold", soft_wrap=True)
+            return
+        rows = list(self._rows(agent, info))
+        paper.print(_headline(agent, info, rows), style="bold", soft_wrap=True)
+        shown = [row for row in rows if self._every or row.is_noteworthy]
+        if shown:
+            headings = ("records", "seconds", "partition", "status", "owner")
+            paper.print(table(headings, map(_cells, shown), right=2))
+        if hidden := len(rows) - len(shown):
+            paper.print(f"{hidden:,} partition{'' if hidden == 1 else 's'} without lag")
+
+    def _why_unknown(self, group: str) -> str:
+        failure = self._view.failures[group]
+        since = "" if failure.last_seen is None else f" since {_moment(failure.last_seen)}"
+        return f"{group}: the brokers tell nothing{since}: {self._view.reason(failure)}"
+
+    def _group_json(self, agent: AgentSlots) -> dict[str, Any]:
+        info, failure = self._view.infos.get(agent.group), self._view.failures.get(agent.group)
+        rows = [] if info is None else list(self._rows(agent, info))
+        seen = None if failure is None else failure.last_seen
+        return {
+            "group": agent.group,
+            "error": None if failure is None else self._view.reason(failure),
+            "last_seen": None if seen is None else _moment(seen),
+            "state": None if info is None else info.state,
+            "members": None if info is None else info.members,
+            # A part of the sum would look like all of it.
+            "lag_records": None if info is None or _unknown(rows) else _behind(rows),
+            "lag_seconds": _oldest(rows),
+            "partitions": [row.as_json() for row in rows],
+        }
 
     def _rows(self, agent: AgentSlots, info: GroupInfo) -> Iterator[Row]:
-        for partition, known in self._table.partitions(Assigned.read(agent)).items():
+        is_sampled = self._is_sampled(agent)
+        for partition, latest in self._table.partitions(Assigned.read(agent)).items():
+            known = latest if is_sampled else PartitionLag()
             sample, verdict, owner = known.offsets, known.verdict, info.owners.get(partition)
             records = None if sample is None else sample.lag
-            is_judged = verdict is not None and (self._samples > 1 or not records)
+            is_judged = verdict is not None and (agent.group not in self._unjudged or not records)
             yield Row(
                 partition=partition,
                 committed=None if sample is None else sample.committed,
@@ -189,16 +264,8 @@ def _reason(reason: str, *, owned: bool) -> str:
     return "" if owned else "no_owner"
 
 
-def _group_json(agent: AgentSlots, info: GroupInfo, rows: Sequence[Row]) -> dict[str, Any]:
-    return {
-        "group": agent.group,
-        "state": info.state,
-        "members": info.members,
-        # A part of the sum would look like all of it.
-        "lag_records": None if _unknown(rows) else _behind(rows),
-        "lag_seconds": _oldest(rows),
-        "partitions": [row.as_json() for row in rows],
-    }
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _behind(rows: Sequence[Row]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -100,13 +101,17 @@ class Watchdog:
         self.stop()
 
     def _run(self) -> None:
+        failed: set[type[Exception]] = set()
         try:
             self._dump.put_off()
             while not self._stop.wait(LOOK_EVERY):
-                self._dump.put_off()
-                self._look(time.monotonic(), time.process_time())
-        except Exception:
-            logger.exception("the watchdog has failed: a blocked event loop is not told of any more")
+                try:
+                    self._dump.put_off()
+                    self._look(time.monotonic(), time.process_time())
+                except Exception as error:
+                    if type(error) not in failed:
+                        failed.add(type(error))
+                        _tell_failure()
         finally:
             self._dump.cancel()
 
@@ -180,6 +185,12 @@ class Watchdog:
                 seconds,
                 extra={"event_name": "event_loop_runs_again", "blocked_s": round(seconds, 3)},
             )
+
+
+def _tell_failure() -> None:
+    # What raised may be the logging itself: a filter or a handler of the app's.
+    with contextlib.suppress(Exception):
+        logger.exception("the watchdog could not look; it goes on, and tells no more of errors of this kind")
 
 
 class _Blocked:

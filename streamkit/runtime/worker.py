@@ -159,7 +159,7 @@ class Worker:
             finally:
                 self._port.current = None
                 try:
-                    await admin.stop()
+                    await _close(admin)
                 finally:
                     self._slots.state = "stopped"  # before the last beat: the watchdog looks no more
                     beat.cancel()
@@ -275,7 +275,7 @@ class Worker:
                 reason = str(error) or f"no answer within {self._settings.connect_timeout:g} s"
                 self._slots.unready = f"cannot reach the brokers at {brokers}"
                 log.error("cannot reach the brokers at %s: %s; trying again", brokers, reason)
-                await admin.stop()
+                await _close(admin)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, RETRY_LAST)
 
@@ -375,6 +375,14 @@ class Worker:
         except TransportError:
             return None
         return ranges if self.settled_to(ranges) else None
+
+
+async def _close(admin: Admin) -> None:
+    """What goes wrong here is said, and never takes the place of how the work itself went."""
+    try:
+        await admin.stop()
+    except Exception:
+        log.warning("a client of the brokers could not be closed in order", exc_info=True)
 
 
 @contextmanager

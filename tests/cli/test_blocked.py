@@ -189,6 +189,35 @@ def test_a_process_that_was_stopped_for_a_while_is_told_from_a_blocked_loop(
     assert "Timeout (" not in ended.errors  # it was shorter than `dump_stacks_after`
 
 
+def test_stacks_that_are_written_after_a_stop_of_the_process_are_said_to_mean_no_more_than_that(
+    tmp_path: Path, embedded: EmbeddedBroker
+) -> None:
+    """Whether the timer or the watchdog runs first when the process goes on is chance: so it is stopped until both have
+    happened, and the watchdog must tell of every stop, with stacks or without."""
+    made = program(tmp_path, embedded.brokers, BLOCKS.format(body="pass"), [HARMLESS])
+    with made.start("--http", "127.0.0.1:0", STREAMKIT_DUMP_STACKS_AFTER="1s") as worker:
+        url = begin(made, worker)
+        dumped, stops = False, 0
+        while not dumped and stops < 15:
+            time.sleep(0.5)  # the timer is set anew with each look
+            stops += 1
+            worker.signal(signal.SIGSTOP)
+            time.sleep(2)
+            worker.signal(signal.SIGCONT)
+            worker.await_text(rf"(?s)(the process goes on after .*){{{stops}}}")
+            assert fetch(f"{url}/livez") == (200, "ok\n")
+            dumped = "Timeout (0:00:01)!" in worker.errors
+        worker.signal(signal.SIGTERM)
+        ended = worker.finish()
+    print(f"stacks after {stops} stops: {dumped}")
+    assert ended.code == 0
+    _, _, after = ended.errors.partition("Timeout (0:00:01)!")
+    assert not dumped or "the process goes on after" in after
+    assert ended.errors.count("if stacks have just been written to standard error, they mean no more") == stops
+    assert "the event loop has not run" not in ended.errors
+    assert "no Python code could run" not in ended.errors
+
+
 NOT_READY_FIRST = """
 @app.agent(source)
 async def slow(order: dict) -> None:

@@ -152,6 +152,8 @@ def test_a_group_that_nobody_knows_is_dead(brokers: str) -> None:
     named_broker(brokers)
     assert seen(brokers, "--group", "nobody", "--for", "0s") | {"lag_seconds": None} == {
         "group": "nobody",
+        "error": None,
+        "last_seen": None,
         "state": "Dead",
         "members": 0,
         "lag_records": 0,

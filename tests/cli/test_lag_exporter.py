@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 import pytest
 
 from streamkit.cli.lag_exporter import REFRESH_EVERY, _refresh
-from streamkit.errors import StreamkitError
 from streamkit.observe.lag import LagTable
 from streamkit.observe.outside import OutsideView, WatchedGroup
 from streamkit.observe.slots import WorkerSlots
@@ -30,7 +29,7 @@ LOST = Unreachable("no broker answered")
 class ForgetfulAdmin(MemoryAdmin):
     """Does not find back to brokers that it has lost once, unless it is started anew."""
 
-    lost: StreamkitError | None = None
+    lost: Exception | None = None
 
     async def start(self) -> None:
         await super().start()
@@ -49,12 +48,13 @@ class Exporter:
         self.admin = ForgetfulAdmin(self.broker, SETTINGS)
         self.slots = WorkerSlots("test")
         self.slots.unready = ""
-        self.view = OutsideView([WatchedGroup(GROUP, "charge", ["orders"])], self.slots, LagTable())
+        watched = [WatchedGroup(GROUP, "charge", ["orders"])]
+        self.view = OutsideView(watched, self.slots, LagTable(), lambda: self.admin, SETTINGS.connect_timeout)
 
     @asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:
-        await self.admin.start()
-        work = asyncio.create_task(_refresh(self.view, self.admin, self.slots))
+        await self.view.start()
+        work = asyncio.create_task(_refresh(self.view, self.slots))
         await asyncio.sleep(1)
         try:
             yield
@@ -64,8 +64,8 @@ class Exporter:
             assert work.cancelled()
 
 
-@pytest.mark.parametrize("lost", [LOST, AccessDenied("the password is wrong")])
-def test_it_finds_back_to_brokers_that_its_client_has_lost(lost: StreamkitError) -> None:
+@pytest.mark.parametrize("lost", [LOST, AccessDenied("the password is wrong"), OSError("a fault")])
+def test_it_finds_back_to_brokers_that_its_client_has_lost(lost: Exception) -> None:
     @simulated
     async def case() -> None:
         exporter = Exporter()

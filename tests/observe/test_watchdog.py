@@ -246,14 +246,45 @@ def test_stopping_twice_or_without_a_start_is_nothing() -> None:
     watchdog.stop()
 
 
-def test_a_watchdog_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_watchdog_that_cannot_look_says_so_once_for_each_kind_of_error_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
     slots, _ = running_worker()
+    errors = [ZeroDivisionError(), ZeroDivisionError(), OSError(), ZeroDivisionError()]
+    looks: list[float] = []
+
+    def look(now: float, processor: float) -> None:
+        looks.append(now)
+        if len(looks) <= len(errors):
+            raise errors[len(looks) - 1]
+
     with Watchdog(slots, error_after=15.0, dump_after=0.0) as watchdog:
-        monkeypatch.setattr(watchdog, "_look", lambda *_: 1 // 0)
-        until(lambda: not dogs())
-    assert "the watchdog has failed" in caplog.text
-    assert logging.getLevelName(caplog.records[0].levelno) == "ERROR"
+        monkeypatch.setattr(watchdog, "_look", look)
+        until(lambda: len(looks) > len(errors) + 1)
+    said = [record for record in caplog.records if "the watchdog could not look" in record.getMessage()]
+    assert [record.exc_info and record.exc_info[0] for record in said] == [ZeroDivisionError, OSError]
+    assert {record.levelname for record in said} == {"ERROR"}
+
+
+def test_a_log_filter_that_raises_does_not_end_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
+    slots, _ = running_worker()
+    slots.heartbeat = time.monotonic() - 100.0
+    slots.vitals.resumed = 0.0
+    asked: list[str] = []
+
+    def raises(record: logging.LogRecord) -> bool:
+        asked.append(record.msg)
+        raise RuntimeError("the filter")
+
+    module.logger.addFilter(raises)
+    try:
+        with Watchdog(slots, error_after=15.0, dump_after=0.0):
+            until(lambda: len([text for text in asked if text.startswith("the event loop has not run")]) > 1)
+            assert len(dogs()) == 1
+    finally:
+        module.logger.removeFilter(raises)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

@@ -174,6 +174,61 @@ async def test_a_worker_that_never_reached_a_broker_can_be_stopped() -> None:
         assert asyncio.get_running_loop().time() - began < 1
 
 
+def stop_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stop(admin: MemoryAdmin) -> None:
+        raise OSError("the socket is gone")
+
+    monkeypatch.setattr(MemoryAdmin, "stop", stop)
+
+
+def test_an_admin_client_that_cannot_be_closed_changes_no_clean_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop_fails(monkeypatch)
+
+    @simulated
+    async def case() -> None:
+        world = World()
+        world.fill(["a"])
+        async with world.working(recording(world)) as working:
+            await until(lambda: world.committed() == {0: 1})
+        assert working.slots.state == "stopped"
+
+    case()
+    assert "a client of the brokers could not be closed in order" in caplog.text
+    assert "the socket is gone" in caplog.text
+
+
+def test_an_admin_client_that_cannot_be_closed_hides_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_fails(monkeypatch)
+
+    @simulated
+    async def case() -> None:
+        world = World()
+        app = recording(world)
+        app.topic("other", value=str)
+        assert isinstance(await world.failing(app), MissingTopic)
+
+    case()
+
+
+def test_an_admin_client_that_cannot_be_closed_keeps_no_worker_from_trying_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop_fails(monkeypatch)
+
+    @simulated
+    async def case() -> None:
+        world = World(connect_timeout=1.0)
+        world.broker.faults.network.close()
+        async with world.working(recording(world)) as working:
+            await asyncio.sleep(10)
+            world.broker.faults.network.open()
+            await until(lambda: working.slots.state == "running")
+
+    case()
+
+
 @simulated
 async def test_brokers_that_refuse_the_client_are_a_matter_of_configuration() -> None:
     world = World()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import time
@@ -15,10 +16,16 @@ from uuid import uuid4
 import pytest
 
 from streamkit.cli.embedded import free_port
-from streamkit.errors import ConfigurationError
+from streamkit.errors import ConfigurationError, TransportError
 from streamkit.record import TopicPartition
 from streamkit.settings import Settings, SettingValue
-from streamkit.transport.base import AccessDenied, NewTopic, TopicInfo, Transport, Unreachable
+from streamkit.transport.base import (
+    AccessDenied,
+    NewTopic,
+    TopicInfo,
+    Transport,
+    Unreachable,
+)
 from streamkit.transport.kafka import KafkaTransport
 from streamkit.transport.kafka.access import Access, NoToken, ScramLogin
 from tests.cli.support import Finished, module, running, streamkit
@@ -500,6 +507,41 @@ def test_a_cluster_that_keeps_the_settings_of_topics_to_itself_shows_their_parti
             await admin.stop()
 
     asyncio.run(case())
+
+
+def test_the_lag_of_a_group_is_shown_beside_one_that_this_client_may_not_see(
+    tmp_path: Path, secured: SecuredKafka
+) -> None:
+    given: Given = {**IN_THE_OPEN, "brokers": secured.sasl_plaintext.address}
+    hidden_group, shown_group = name("hidden"), name("shown")
+    secured.kafka.permit(LIMITED, "Describe", "--group", shown_group)
+
+    async def coordinated() -> None:
+        """A cluster in which nobody has joined a group has no coordinators before it is asked for one."""
+        admin = KafkaTransport(Settings.load({}, {}, given)).admin()
+        await admin.start()
+        try:
+            async with asyncio.timeout(30):
+                while True:
+                    try:
+                        await admin.group(shown_group)
+                        return
+                    except TransportError:
+                        await asyncio.sleep(0.2)
+        finally:
+            await admin.stop()
+
+    asyncio.run(coordinated())
+    groups = ["--group", hidden_group, "--group", shown_group]
+    ended = streamkit(
+        tmp_path, "lag", *groups, "--for", "0s", "--json", environment=variables({**given, "sasl_username": LIMITED})
+    )
+    assert ended.code == 1, ended.errors
+    hidden, shown = json.loads(ended.output)["groups"]
+    assert ended.code == 1
+    assert (hidden["state"], hidden["lag_records"], hidden["partitions"]) == (None, None, [])
+    assert "GroupAuthorizationFailedError" in hidden["error"]
+    assert (shown["state"], shown["lag_records"], shown["error"]) == ("Dead", 0, None)
 
 
 # Clients in the middle of their work
