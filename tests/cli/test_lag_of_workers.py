@@ -271,6 +271,7 @@ async def write(admin: Admin, brokers: str, states: Sequence[State]) -> None:
                             await ended.begin_transaction()
                             await send(ended, at, keys, words)
                             await (ended.commit_transaction() if kind == "committed" else ended.abort_transaction())
+                            await marked(admin, at, Log(log.chunks[: chunk + 1]).end)
                     if state.compacted:
                         await asyncio.sleep(0.1)  # the segment is as old as it may get: the next record begins another
     await admin.delete_records(
@@ -285,6 +286,14 @@ async def send(producer: AIOKafkaProducer, at: TopicPartition, keys: Sequence[by
         for key, word in zip(keys, words, strict=True)
     ]
     await asyncio.gather(*sent)
+
+
+async def marked(admin: Admin, at: TopicPartition, end: int) -> None:
+    """Until the marker is written: the brokers do that after they have answered, perhaps behind the next records."""
+    deadline = time.monotonic() + PATIENCE
+    while (await admin.high_watermarks([at]))[at] < end:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
 
 
 async def leave_open(brokers: str, at: TopicPartition, keys: Sequence[bytes], words: Sequence[Word]) -> None:
