@@ -20,6 +20,7 @@ ON_KAFKA = (
     "tests/cli/test_send.py::test_lines_arrive_on_kafka",
     "tests/cli/test_dlq_genuine.py",
     "tests/cli/test_lag.py::test_it_agrees_with_kafka",
+    "tests/cli/test_lag_of_workers.py",
     "tests/cli/test_dlq_purge.py::test_it_removes_on_a_genuine_kafka",
     "tests/deploy/test_scrape.py",
 )

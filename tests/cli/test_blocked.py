@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamkit.cli.embedded import EmbeddedBroker
-from tests.cli.support import Program, Running, program
+from tests.cli.support import Program, Running, program, records_of
 
 BLOCKS = """
 import re
@@ -43,6 +43,7 @@ HOLDS_THE_GIL = """begun = time.perf_counter()
 
 WITHIN = 0.1  # seconds
 IN_A_ROW = 20
+SCRAPE = 1.0  # seconds
 
 HARMLESS, BLOCKING = b'{"n": 2}', b'{"n": 1}'
 
@@ -81,11 +82,28 @@ def begin(made: Program, worker: Running) -> str:
     return url
 
 
-def lag(made: Program, page: str) -> float | None:
+def lag(made: Program, page: str, unit: str = "records") -> float | None:
     labels = {"group": f"{made.name}.slow", "topic": made.source, "partition": "0"}
     samples = (sample for family in text_string_to_metric_families(page) for sample in family.samples)
-    found = [each for each in samples if each.name == "streamkit_consumer_lag_records" and each.labels == labels]
+    found = [each for each in samples if each.name == f"streamkit_consumer_lag_{unit}" and each.labels == labels]
     return found[0].value if found else None
+
+
+def true_until_done(made: Program, worker: Running, url: str) -> float:
+    """Scrape until the handler is done: all the time the lag in seconds is the age of its record. The last of them."""
+    written = next(each.timestamp for each in records_of(made.brokers, made.source) if each.value == BLOCKING) / 1000
+    shown = 0.0
+    while True:
+        asked = time.time()
+        seconds = lag(made, fetch(f"{url}/metrics")[1], "seconds")
+        answered = time.time()
+        if "done" in worker.output:
+            return shown
+        assert seconds is not None
+        assert asked - written - SCRAPE < seconds < answered - written + SCRAPE
+        assert seconds > shown
+        shown = seconds
+        time.sleep(0.5)
 
 
 def answers_in_time(url: str, deadline: float) -> None:
@@ -119,8 +137,9 @@ def test_while_the_loop_is_blocked_metrics_and_health_answer_lag_grows_and_the_s
         send(made, *[HARMLESS] * 5)
         until(lambda: lag(made, fetch(f"{url}/metrics")[1]) == 6, seconds=18 - (time.monotonic() - begun))
         assert "done" not in worker.output
+        assert 15 < true_until_done(made, worker, url) < 25
         worker.await_text("the event loop runs again")
-        until(lambda: lag(made, fetch(f"{url}/metrics")[1]) == 0)
+        until(lambda: lag(made, fetch(f"{url}/metrics")[1]) == lag(made, fetch(f"{url}/metrics")[1], "seconds") == 0)
         worker.signal(signal.SIGTERM)
         assert worker.finish().code == 0
         lines = [json.loads(each) for each in worker.errors.splitlines()]  # nothing is faulthandler's

@@ -4,24 +4,21 @@ import asyncio
 import json
 import random
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from click.testing import CliRunner, Result
-from prometheus_client.parser import text_string_to_metric_families
 
 from streamkit.cli.embedded import free_port
-from streamkit.cli.group import group
 from streamkit.record import TopicPartition as Partition
 from streamkit.settings import Settings
 from streamkit.transport.base import CommittedOffset, LogRange, NewTopic, Unreachable
 from streamkit.transport.kafka import KafkaTransport
 from streamkit.transport.memory import MemoryBroker, named_broker
 from streamkit.transport.memory.admin import MemoryAdmin
+from tests.cli.lag_support import Place, by_place, described, lag, scraped, shown
 from tests.cli.support import TIMEOUT, running
 from tests.kafka.server import ExistingKafka, GenuineKafka
 
@@ -58,10 +55,6 @@ def broker(brokers: str) -> MemoryBroker:
 def commit(broker: MemoryBroker, offsets: dict[Partition, int]) -> None:
     found = broker.group("shop.charge")
     found.offsets.update({partition: CommittedOffset(offset) for partition, offset in offsets.items()})
-
-
-def lag(brokers: str, *arguments: str) -> Result:
-    return CliRunner().invoke(group, ["lag", *arguments, "--brokers", brokers], prog_name="streamkit")
 
 
 def seen(brokers: str, *arguments: str) -> dict[str, Any]:
@@ -192,39 +185,25 @@ def test_it_agrees_with_kafka(genuine: GenuineKafka | ExistingKafka, tmp_path: P
     names = [f"agree-{uuid4().hex[:8]}" for _ in range(STATES)]
     asyncio.run(make_states(genuine.brokers, names, chance))
     theirs = described(genuine.consumer_groups("--describe", *(f"--group={name}" for name in names)))
-    ours: dict[tuple[str, str, int], tuple[int, int, int]] = {}
-    arguments = [word for name in names for word in ("--group", name)]
-    for found in json.loads(lag(genuine.brokers, *arguments, "--for", "0s", "--json").stdout)["groups"]:
-        for each in found["partitions"]:
-            place = found["group"], each["topic"], each["partition"]
-            ours[place] = each["committed"], each["end"], each["lag_records"]
     assert len(theirs) >= STATES
-    assert any(lag for _, _, lag in theirs.values())
-    assert ours == theirs
+    assert any(row.lag for row in theirs.values())
+    assert shown(genuine.brokers, names) == theirs
     port = free_port()
+    arguments = [word for name in names for word in ("--group", name)]
     with running(
         tmp_path, "lag", *arguments, "--brokers", genuine.brokers, "--exporter", f"127.0.0.1:{port}"
     ) as exporter:
         exporter.await_text("is on http")
-        assert served(port, len(theirs)) == {place: lag for place, (_, _, lag) in theirs.items()}
+        assert served(port, len(theirs)) == {place: row.lag for place, row in theirs.items()}
 
 
-def served(port: int, count: int) -> dict[tuple[str, str, int], int]:
+def served(port: int, count: int) -> dict[Place, int]:
     """The lags at /metrics, once so many are there."""
     deadline = time.monotonic() + TIMEOUT
-    while True:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            families = list(text_string_to_metric_families(answer.read().decode()))
-        found = {
-            (sample.labels["group"], sample.labels["topic"], int(sample.labels["partition"])): int(sample.value)
-            for family in families
-            for sample in family.samples
-            if sample.name == "streamkit_consumer_lag_records"
-        }
-        if len(found) >= count:
-            return found
+    while len(found := by_place(scraped(f"http://127.0.0.1:{port}"), "streamkit_consumer_lag_records")) < count:
         assert time.monotonic() < deadline, f"{len(found)} of {count}"
         time.sleep(0.1)
+    return found
 
 
 async def make_states(brokers: str, names: list[str], chance: random.Random) -> None:
@@ -257,18 +236,3 @@ async def make_states(brokers: str, names: list[str], chance: random.Random) -> 
             async with consumer:
                 consumer.assign(list(offsets))
                 await consumer.commit(offsets)
-
-
-def described(text: str) -> dict[tuple[str, str, int], tuple[int, int, int]]:
-    """GROUP TOPIC PARTITION (LEADER-EPOCH) CURRENT-OFFSET LOG-END-OFFSET LAG ..."""
-    found: dict[tuple[str, str, int], tuple[int, int, int]] = {}
-    columns: list[str] = []
-    for line in text.splitlines():
-        cells = line.split()
-        if cells[:1] == ["GROUP"]:
-            columns = cells
-        elif len(cells) >= 6 and columns:
-            row = dict(zip(columns, cells, strict=False))
-            place = row["GROUP"], row["TOPIC"], int(row["PARTITION"])
-            found[place] = int(row["CURRENT-OFFSET"]), int(row["LOG-END-OFFSET"]), int(row["LAG"])
-    return found
