@@ -145,7 +145,14 @@ def parse_brokers(raw: Any) -> tuple[str, ...]:
 
 
 def parse_http(raw: Any) -> str:
-    return "off" if raw == "off" else _address(raw, None)
+    try:
+        return "off" if raw == "off" else parse_address(raw)
+    except ValueError as error:
+        raise ValueError(f'{error} or "off"') from None
+
+
+def parse_address(raw: Any) -> str:
+    return _address(raw, None)
 
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
@@ -155,7 +162,7 @@ def _address(raw: Any, default_port: int | None) -> str:
     match = _ADDRESS.fullmatch(raw) if isinstance(raw, str) else None
     port = int(match["port"]) if match and match["port"] else default_port
     if match is None or port is None or port > 65_535:
-        raise ValueError("write HOST:PORT" + (' or "off"' if default_port is None else ""))
+        raise ValueError("write HOST:PORT")
     return f"{match['host']}:{port}"
 
 

@@ -42,10 +42,21 @@ def lag(
     if exporter is not None:
         from streamkit.cli.lag_exporter import export
 
-        raise SystemExit(asyncio.run(export(settings, found, exporter)))
+        asyncio.run(export(settings, found, _address(exporter)))
+        return
     length = None if span is None else _seconds(span)
     look = Look(settings, found, span=length, every=every, watch=watch, as_json=as_json)
     raise SystemExit(asyncio.run(look.run()))
+
+
+def _address(text: str) -> str:
+    from streamkit.errors import UsageError
+    from streamkit.setting_values import parse_address
+
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise UsageError(f"--exporter {text!r}: {error}") from error
 
 
 def _seconds(text: str) -> float:

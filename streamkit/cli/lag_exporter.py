@@ -7,13 +7,13 @@ import logging
 from collections.abc import Sequence
 
 from streamkit.cli.logs import configure_logs
-from streamkit.cli.signals import SIGNALLED, Stop
+from streamkit.cli.signals import Stop
 from streamkit.cli.transports import asking, transport_for
 from streamkit.cli.version import version
 from streamkit.observe.address import bind, bound
-from streamkit.observe.lag import INTERVAL, LagTable
+from streamkit.observe.lag import INTERVAL
 from streamkit.observe.lag_poller import LagPoller
-from streamkit.observe.outside import OutsideCollector, OutsideView, WatchedGroup
+from streamkit.observe.outside import OutsideCollector, OutsideTable, OutsideView, WatchedGroup
 from streamkit.observe.server import Server
 from streamkit.observe.slots import WorkerSlots
 from streamkit.runtime.waiting import unless
@@ -25,17 +25,17 @@ BEAT_EVERY = 0.25  # seconds
 REFRESH_EVERY = 30.0  # seconds, for new partitions
 
 
-async def export(settings: Settings, groups: Sequence[WatchedGroup], http: str) -> int:
-    """Serve until a signal; the exit code. Raises ConfigurationError for an address that is taken, or if the brokers
+async def export(settings: Settings, groups: Sequence[WatchedGroup], http: str) -> None:
+    """Serve until a signal. Raises ConfigurationError for an address that is taken, or if the brokers
     refuse this client; TransportError if none answers at the start. Later it goes on, whatever becomes of them."""
     configure_logs(settings.log_format, settings.log_level)
     slots = WorkerSlots(version())
-    table = LagTable(commit_interval=settings.commit_interval)
+    table = OutsideTable(interval=INTERVAL, commit_interval=settings.commit_interval)
     transport = transport_for(settings)
     view = OutsideView(groups, slots, table, transport.admin, settings.connect_timeout)
     poller = LagPoller(slots, transport.admin, table, INTERVAL, transport.reader)
     server = Server(slots, table, OutsideCollector(slots, table))
-    listening = bind(http, is_default=False)
+    listening = bind(http, is_default=False, advice="Choose another with --exporter HOST:PORT")
     stop = Stop()
     stop.listen()
     try:
@@ -54,7 +54,6 @@ async def export(settings: Settings, groups: Sequence[WatchedGroup], http: str) 
         await server.stop()
         await view.close()
         listening.close()
-    return 0 if stop.signal is None else SIGNALLED + stop.signal
 
 
 async def _beat(slots: WorkerSlots) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,9 +24,9 @@ from streamkit.cli.version import version
 from streamkit.core.lag_status import READINGS
 from streamkit.errors import ConfigurationError, UsageError
 from streamkit.observe.assigned import Assigned
-from streamkit.observe.lag import LagTable, PartitionLag
+from streamkit.observe.lag import PartitionLag
 from streamkit.observe.lag_poller import LagPoller
-from streamkit.observe.outside import OutsideView, WatchedGroup
+from streamkit.observe.outside import OutsideTable, OutsideView, WatchedGroup
 from streamkit.observe.slots import AgentSlots, WorkerSlots
 from streamkit.record import TopicPartition
 from streamkit.retry import tier_topics
@@ -117,17 +119,20 @@ class Look:
         self._watch = watch
         self._as_json = as_json
         self._slots = WorkerSlots(version())
-        self._table = LagTable(interval=self._step, commit_interval=settings.commit_interval)
+        self._table = OutsideTable(interval=self._step, commit_interval=settings.commit_interval)
         transport = transport_for(settings)
         self._view = OutsideView(groups, self._slots, self._table, transport.admin, settings.connect_timeout)
         self._poller = LagPoller(
             self._slots, transport.admin, self._table, self._step, transport.reader, most_reads=1_000_000
         )
         self._began = 0.0  # the latest sample, in seconds since 1970
-        self._unjudged = {each.group for each in groups} if self._span == 0 else set[str]()
+        self._in_a_row = Counter[str]()  # the latest samples of each group, without a gap
 
     async def run(self) -> int:
-        """The exit code: 1 if in the end a group was not known. Raises TransportError, ConfigurationError."""
+        """The exit code: 1 if in the end a group was not known, or a topic of it is not there.
+
+        Raises TransportError, ConfigurationError.
+        """
         configure_logs_of_command(self._settings)
         try:
             with asking(self._settings):
@@ -136,10 +141,15 @@ class Look:
         finally:
             await self._poller.close()
             await self._view.close()
-        return 1 if self._view.failures else 0
+        return 1 if any(self._is_unknown(agent) for agent in self._slots.agents.values()) else 0
+
+    def _is_unknown(self, agent: AgentSlots) -> bool:
+        return agent.group not in self._view.infos or bool(self._missing(agent)) or self._is_nobody(agent)
 
     async def _look_once(self) -> None:
         if self._span:
+            if sys.stderr.isatty():
+                click.echo(f"looking for {self._span:g} s (--for), to tell the status ...", err=True)
             await self._sample_until_judged()
             await self._view.refresh()  # who has what now: to ask at every sample costs more than the samples
         await self._sample()
@@ -149,10 +159,7 @@ class Look:
         """All samples that make a status, but the last."""
         for _ in range(READINGS - 1):
             await self._sample()
-            # With gaps between the samples it would be the status of a part of the time.
-            missed = {agent.group for agent in self._slots.agents.values() if not self._is_sampled(agent)}
-            self._unjudged |= missed
-            if len(missed) == len(self._slots.agents):
+            if not self._in_a_row.total():
                 return
             await asyncio.sleep(self._step)
 
@@ -176,6 +183,8 @@ class Look:
     async def _sample(self) -> None:
         self._began = self._table.now()
         await self._poller.sample()
+        for agent in self._slots.agents.values():
+            self._in_a_row[agent.group] = self._in_a_row[agent.group] + 1 if self._is_sampled(agent) else 0
 
     def _is_sampled(self, agent: AgentSlots) -> bool:
         """Whether the latest sample was one of it, if there was anything to sample."""
@@ -209,13 +218,27 @@ class Look:
             paper.print(self._why_unknown(agent.group), style="bold", soft_wrap=True)
             return
         rows = list(self._rows(agent, info))
+        if self._is_nobody(agent):
+            paper.print(f"{agent.group}: there is no such group", style="bold", soft_wrap=True)
+            return
         paper.print(_headline(agent, info, rows), style="bold", soft_wrap=True)
+        for name in self._missing(agent):
+            paper.print(f"there is no topic {name}", soft_wrap=True)
         shown = [row for row in rows if self._every or row.is_noteworthy]
         if shown:
             headings = ("records", "seconds", "partition", "status", "owner")
             paper.print(table(headings, map(_cells, shown), right=2))
         if hidden := len(rows) - len(shown):
             paper.print(f"{hidden:,} partition{'' if hidden == 1 else 's'} without lag")
+
+    def _missing(self, agent: AgentSlots) -> list[str]:
+        """Topics of the agent that are not there; its tiers may be made later."""
+        return sorted(set(agent.topics) - agent.topic_partitions.keys()) if agent.group in self._view.infos else []
+
+    def _is_nobody(self, agent: AgentSlots) -> bool:
+        """A name of which the brokers know nothing."""
+        info = self._view.infos.get(agent.group)
+        return info is not None and info.state == "Dead" and not agent.topics and not agent.assigned
 
     def _why_unknown(self, group: str) -> str:
         failure = self._view.failures[group]
@@ -232,8 +255,9 @@ class Look:
             "last_seen": None if seen is None else _moment(seen),
             "state": None if info is None else info.state,
             "members": None if info is None else info.members,
+            "missing_topics": self._missing(agent),
             # A part of the sum would look like all of it.
-            "lag_records": None if info is None or _unknown(rows) else _behind(rows),
+            "lag_records": None if self._is_unknown(agent) or _unknown(rows) else _behind(rows),
             "lag_seconds": _oldest(rows),
             "partitions": [row.as_json() for row in rows],
         }
@@ -244,7 +268,8 @@ class Look:
             known = latest if is_sampled else PartitionLag()
             sample, verdict, owner = known.offsets, known.verdict, info.owners.get(partition)
             records = None if sample is None else sample.lag
-            is_judged = verdict is not None and (agent.group not in self._unjudged or not records)
+            # With gaps between the samples it would be the status of a part of the time.
+            is_judged = self._in_a_row[agent.group] >= READINGS or not records
             yield Row(
                 partition=partition,
                 committed=None if sample is None else sample.committed,
@@ -252,16 +277,9 @@ class Look:
                 records=records,
                 seconds=known.seconds,
                 status=verdict.status if verdict is not None and is_judged else None,
-                reason=_reason(verdict.reason if verdict else "", owned=owner is not None),
+                reason=verdict.reason if verdict is not None else "",
                 owner=None if owner is None else f"{owner.client_id}@{owner.host}",
             )
-
-
-def _reason(reason: str, *, owned: bool) -> str:
-    """From outside it is not seen whether a worker fetches, but whether there is one."""
-    if reason != "not_fetching":
-        return reason
-    return "" if owned else "no_owner"
 
 
 def _moment(seconds: float) -> str:

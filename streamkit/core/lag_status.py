@@ -20,6 +20,7 @@ Reason = Literal[
     "commit_failing",
     "dlq_blocked",
     "handler",
+    "no_owner",
     "not_fetching",
     "rebalance",
     "retry_wait",

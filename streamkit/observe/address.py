@@ -24,7 +24,10 @@ class Address(NamedTuple):
         return f"http://{self}"
 
 
-def bind(http: str, *, is_default: bool) -> socket.socket:
+ADVICE = "Choose another with --http HOST:PORT or STREAMKIT_HTTP; --http off serves none"
+
+
+def bind(http: str, *, is_default: bool, advice: str = ADVICE) -> socket.socket:
     """A listening socket for `http`, a valid `HOST:PORT` (an IPv6 host in brackets; port 0: any free one).
 
     Several workers on one machine all have the default address, so when it is taken any free port will do. An address
@@ -37,10 +40,7 @@ def bind(http: str, *, is_default: bool) -> socket.socket:
     except OSError as error:
         if not (is_default and error.errno == errno.EADDRINUSE):
             reason = str(error.strerror).partition(" (while")[0]  # socket.create_server adds the address
-            raise ConfigurationError(
-                f"cannot serve metrics and health on {address}: {reason}. "
-                "Choose another with --http HOST:PORT or STREAMKIT_HTTP; --http off serves none."
-            ) from error
+            raise ConfigurationError(f"cannot serve metrics and health on {address}: {reason}. {advice}.") from error
     listening = _listen(Address(address.host, 0))
     logger.warning("%s is in use: metrics and health are on %s instead", address, bound(listening).url)
     return listening

@@ -61,13 +61,13 @@ def not_started(slots: WorkerSlots) -> str:
 
 
 def summary(slots: WorkerSlots, now: float) -> str:
-    """A few lines on the worker and each of its agents."""
+    """A few lines on the worker and each of its agents; of an exporter of lag, which has none, only on itself."""
     lines = [
         f"streamkit {slots.version}",
         f"live: {_verdict(not_live(slots, now))}",
         f"ready: {_verdict(not_ready(slots, now))}",
     ]
-    for agent in list(slots.agents.values()):
+    for agent in _running_here(slots):
         lines += ["", f"agent {agent.agent}, group {agent.group}", *(f"  {line}" for line in _agent_lines(agent))]
     return "\n".join(lines)
 
@@ -91,7 +91,7 @@ def report(slots: WorkerSlots, now: float) -> dict[str, Any]:
             }
             for check in checks(slots, now)
         ],
-        "agents": [_agent_report(agent) for agent in list(slots.agents.values())],
+        "agents": [_agent_report(agent) for agent in _running_here(slots)],
     }
 
 
@@ -164,6 +164,10 @@ def _agent_report(agent: AgentSlots) -> dict[str, Any]:
     if agent.makes_copies:
         told["blocked_records"] = agent.blocked()
     return told
+
+
+def _running_here(slots: WorkerSlots) -> list[AgentSlots]:
+    return [agent for agent in list(slots.agents.values()) if agent.concurrency]
 
 
 def _agent_lines(agent: AgentSlots) -> Iterator[str]:

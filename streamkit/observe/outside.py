@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from prometheus_client.core import Metric
 from streamkit.errors import StreamkitError
 from streamkit.observe.assigned import Assigned
 from streamkit.observe.families import Family, with_samples
-from streamkit.observe.lag import LagTable
+from streamkit.observe.lag import COMMIT_INTERVAL, INTERVAL, LagTable, PartitionLag
 from streamkit.observe.lag_metrics import lag_metrics
 from streamkit.observe.partition_state import PartitionState
 from streamkit.observe.slots import WorkerSlots
@@ -46,6 +47,31 @@ class Failure(NamedTuple):
     last_seen: float | None
 
 
+class OutsideTable(LagTable):
+    """Of groups that are looked at from outside: whether a worker fetches is not seen, but whether there is one."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        *,
+        interval: float = INTERVAL,
+        commit_interval: float = COMMIT_INTERVAL,
+    ) -> None:
+        super().__init__(clock=clock, wall=wall, interval=interval, commit_interval=commit_interval)
+        self.infos: dict[str, GroupInfo] = {}  # of those that could be looked at
+
+    def partitions(self, read: Assigned) -> dict[TopicPartition, PartitionLag]:
+        info = self.infos.get(read.agent.group)
+        found = super().partitions(read)
+        for partition, known in found.items():
+            if known.verdict is not None and known.verdict.reason == "not_fetching":
+                nobody = info is not None and partition not in info.owners
+                verdict = known.verdict._replace(reason="no_owner" if nobody else "")
+                found[partition] = known._replace(verdict=verdict)
+        return found
+
+
 class OutsideView:
     """Keeps the slots of watched groups up to date for a LagPoller and the collector.
 
@@ -62,7 +88,7 @@ class OutsideView:
         self,
         groups: Sequence[WatchedGroup],
         slots: WorkerSlots,
-        table: LagTable,
+        table: OutsideTable,
         admin_factory: Callable[[], Admin],
         timeout: float,
     ) -> None:
@@ -75,7 +101,7 @@ class OutsideView:
         self._admin: Admin | None = None
         self._moved: dict[tuple[str, TopicPartition], tuple[int, float]] = {}  # where it was last, and since when
         self._seen: dict[str, float] = {}  # when last
-        self.infos: dict[str, GroupInfo] = {}
+        self.infos = table.infos
         self.failures: dict[str, Failure] = {}
         for each in groups:
             agent = slots.agent(each.agent, each.group, tuple(each.topics), 0)
@@ -199,7 +225,6 @@ class OutsideView:
                 buffered=0,
                 settled_ahead=0,
                 closed="",
-                fetched_at=known[1],
                 progressed_at=known[1],
             )
         return states

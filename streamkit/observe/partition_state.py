@@ -22,7 +22,6 @@ class PartitionState(NamedTuple):
     buffered: int  # records that were fetched, and neither run nor are settled
     settled_ahead: int  # records that are settled behind one that is not
     closed: Closed  # why it is not read at present; "": it is
-    fetched_at: float  # when a poll last had records of it or moved its position; at first, when it was assigned
     progressed_at: float  # when `unsettled` last moved; at first, when it was assigned
     event_timestamp: float | None = None  # the latest of a record that was settled since it was assigned
     buffered_bytes: int = 0  # of memory, of all records that were fetched and are not settled

@@ -124,7 +124,7 @@ class AgentSlots:
         self.agent = agent
         self.group = group
         self.topics = topics
-        self.concurrency = concurrency
+        self.concurrency = concurrency  # 0: it runs elsewhere, and is looked at from here
         self.clock = WallClock() if clock is None else clock
         self._buckets = buckets
         self.up = False  # from its beginning to its end

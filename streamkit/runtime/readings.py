@@ -66,7 +66,6 @@ def _reading(
         buffered=max(0, window.pending - len(in_flight)),
         settled_ahead=window.ahead,
         closed=_closed(mine),
-        fetched_at=mine.fetched_at,
         progressed_at=mine.progressed_at,
         event_timestamp=mine.event_timestamp / 1000 if mine.event_timestamp else None,
         buffered_bytes=max(0, mine.bytes),

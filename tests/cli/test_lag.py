@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -141,18 +142,55 @@ def test_what_cannot_be_read_is_not_taken_for_nothing(brokers: str, monkeypatch:
     assert [row.split() for row in rows] == [["–", "–", "orders", str(number), "–", "nobody"] for number in range(2)]
 
 
-def test_a_group_that_nobody_knows_is_dead(brokers: str) -> None:
+def test_a_group_that_nobody_knows_is_not_taken_for_one_that_is_caught_up(brokers: str) -> None:
     named_broker(brokers)
-    assert seen(brokers, "--group", "nobody", "--for", "0s") | {"lag_seconds": None} == {
-        "group": "nobody",
-        "error": None,
-        "last_seen": None,
-        "state": "Dead",
-        "members": 0,
-        "lag_records": 0,
-        "lag_seconds": None,
-        "partitions": [],
-    }
+    ended = lag(brokers, "--group", "nobody", "--for", "0s", "--json")
+    assert ended.exit_code == 1
+    assert json.loads(ended.stdout)["groups"] == [
+        {
+            "group": "nobody",
+            "error": None,
+            "last_seen": None,
+            "state": "Dead",
+            "members": 0,
+            "missing_topics": [],
+            "lag_records": None,
+            "lag_seconds": None,
+            "partitions": [],
+        }
+    ]
+    ended = lag(brokers, "--group", "nobody", "--for", "0s")
+    assert (ended.exit_code, ended.stdout) == (1, "nobody: there is no such group\n")
+
+
+def test_a_topic_that_is_not_there_is_named(brokers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named_broker(brokers)
+    module = f"lag_{brokers[-8:]}"
+    (tmp_path / f"{module}.py").write_text(APP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    ended = lag(brokers, module, "--for", "0s")
+    assert ended.exit_code == 1
+    assert "there is no topic orders\n" in ended.stdout
+    (found,) = json.loads(lag(brokers, module, "--for", "0s", "--json").stdout)["groups"]
+    assert (found["missing_topics"], found["lag_records"], found["partitions"]) == (["orders"], None, [])
+
+
+@pytest.mark.parametrize("address", ["foo", "127.0.0.1", "127.0.0.1:x", "off", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_refused(brokers: str, address: str) -> None:
+    ended = lag(brokers, "--group", "shop.charge", "--exporter", address)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr.endswith(f"--exporter {address!r}: write HOST:PORT\n")
+
+
+def test_a_port_that_is_taken_is_named_with_what_can_be_done(brokers: str) -> None:
+    named_broker(brokers)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = lag(brokers, "--group", "shop.charge", "--exporter", address)
+    assert ended.exit_code == 78
+    assert address in ended.stderr
+    assert "Choose another with --exporter HOST:PORT." in ended.stderr
 
 
 @pytest.mark.parametrize(

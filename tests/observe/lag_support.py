@@ -61,7 +61,6 @@ def states_from(runner: Runner, times: Times) -> Mapping[TopicPartition, Partiti
             buffered=0,
             settled_ahead=window.ahead,
             closed="",
-            fetched_at=0.0,
             progressed_at=0.0,
         )
     return states

@@ -90,7 +90,6 @@ def a_reading(**other: Any) -> PartitionState:
         buffered=30,
         settled_ahead=20,
         closed="backpressure",
-        fetched_at=1_790_000_002.0,
         progressed_at=1_790_000_003.0,
         buffered_bytes=9_000,
     )

@@ -25,7 +25,7 @@ TIER = TopicPartition(FIRST_TIER, 0)
 
 def state(unsettled: int, **given: float | bool | str | None) -> PartitionState:
     """Of a partition whose head is not in memory, unless given."""
-    made = PartitionState(unsettled, unsettled, None, None, None, False, 0, 0, "", NOW - 50, NOW - 60)
+    made = PartitionState(unsettled, unsettled, None, None, None, False, 0, 0, "", NOW - 60)
     return made._replace(**given)  # type: ignore[arg-type]
 
 

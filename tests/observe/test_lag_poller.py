@@ -210,10 +210,7 @@ def test_brokers_that_never_answer_are_given_up_and_asked_again(
 def waiting_worker(count: int) -> tuple[WorkerSlots, AgentSlots, Brokers]:
     """With so many partitions of which nothing is in memory, and records 0 to 9 in each."""
     slots, agent = assigned_worker(*(TopicPartition("orders", n) for n in range(count)))
-    found = {
-        p: PartitionState(0, 0, None, None, None, False, 0, 0, "", fetched_at=0.0, progressed_at=0.0)
-        for p in agent.assigned
-    }
+    found = {p: PartitionState(0, 0, None, None, None, False, 0, 0, "", progressed_at=0.0) for p in agent.assigned}
     agent.partitions = lambda: found
     return slots, agent, Brokers(ranges=dict.fromkeys(agent.assigned, LogRange(0, 10)))
 

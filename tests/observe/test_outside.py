@@ -8,9 +8,8 @@ from collections.abc import Collection, Sequence
 import pytest
 
 from streamkit.errors import TransportError
-from streamkit.observe.lag import LagTable
 from streamkit.observe.lag_poller import LagPoller
-from streamkit.observe.outside import OutsideCollector, OutsideView, WatchedGroup
+from streamkit.observe.outside import OutsideCollector, OutsideTable, OutsideView, WatchedGroup
 from streamkit.observe.slots import WorkerSlots
 from streamkit.record import TopicPartition
 from streamkit.transport.base import CommittedOffset, GroupInfo, Owner, Refused, Unreachable
@@ -39,7 +38,7 @@ class Kafka:
         self.stop_fails = False
         self.begun = 0
         self.slots = WorkerSlots("test")
-        self.table = LagTable(clock=lambda: asyncio.get_running_loop().time(), wall=wall)
+        self.table = OutsideTable(clock=lambda: asyncio.get_running_loop().time(), wall=wall)
         self.view = OutsideView(watched, self.slots, self.table, self.admin, TIMEOUT)
         self.poller = LagPoller(self.slots, self.admin, self.table, 10.0)
 
