@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from streamkit.cli.lag_view import WATCH_STEP, Look
+from streamkit.core.lag_status import READINGS
 from streamkit.observe.outside import WatchedGroup
 from streamkit.record import TopicPartition
 from streamkit.settings import Settings
@@ -96,6 +97,20 @@ def test_an_outage_is_shown_and_outlasted(
         broker.faults.network.open()
         await asyncio.sleep(60)
         assert lags(capsys)[-5:] == [3] * 5
+        watching.cancel()
+        await asyncio.wait([watching])
+
+    case()
+
+
+@pytest.mark.usefixtures("broker")
+def test_no_status_is_told_before_there_are_samples_enough(brokers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    @simulated
+    async def case() -> None:
+        watching = asyncio.create_task(look(brokers).run())
+        await asyncio.sleep((READINGS + 1) * WATCH_STEP - 0.1)
+        statuses = [found[CHARGE]["partitions"][0]["status"] for found in looks(capsys)]
+        assert [status is None for status in statuses] == [True] * (READINGS - 1) + [False] * 2
         watching.cancel()
         await asyncio.wait([watching])
 

@@ -7,7 +7,9 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
+from streamkit.core.lag_status import READINGS
 from streamkit.errors import TransportError
+from streamkit.observe import health
 from streamkit.observe.lag_poller import LagPoller
 from streamkit.observe.outside import OutsideCollector, OutsideTable, OutsideView, WatchedGroup
 from streamkit.observe.slots import WorkerSlots
@@ -91,6 +93,30 @@ class ToldAdmin(MemoryAdmin):
 
 def two_groups() -> Kafka:
     return Kafka([WatchedGroup("first", "first", ["in"]), WatchedGroup("second", "second", ["back"])])
+
+
+@pytest.mark.parametrize("owned", [True, False])
+@simulated
+async def test_where_a_group_stands_still_only_the_missing_owner_is_given_as_the_reason(owned: bool) -> None:
+    kafka = Kafka([WatchedGroup("first", "first", ["in"])])
+    partition = TopicPartition("in", 0)
+    kafka.broker.append("in", b"waits")
+    kafka.commit("first", partition)
+    kafka.told["first"] = GroupInfo("Stable", 1, {partition: Owner("client", "host", "member")} if owned else {})
+    await kafka.view.start()
+    for _ in range(READINGS):
+        await kafka.poller.sample()
+        await asyncio.sleep(10)
+    labels = {"group": "first", "topic": "in", "partition": "0"}
+    statuses = [dict(found) for name, found in kafka.scrape() if name == "streamkit_partition_status"]
+    assert labels | {"status": "stalled", "reason": "" if owned else "no_owner"} in statuses
+    assert [found["reason"] for found in statuses if found["partition"] != "0"] == ["", ""]
+
+
+def test_what_runs_elsewhere_is_not_in_the_health_of_the_one_that_looks() -> None:
+    kafka = two_groups()
+    assert "agent" not in health.summary(kafka.slots, 0.0)
+    assert health.report(kafka.slots, 0.0)["agents"] == []
 
 
 # Each on its own
