@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Collection, Mapping
 
+from streamkit.errors import StreamkitError
 from streamkit.observe.first_records import read_first
 from streamkit.observe.lag import Assignments, LagTable, Offsets, assignments
 from streamkit.observe.slots import AgentSlots, WorkerSlots
@@ -137,7 +138,7 @@ class LagPoller:
         if failure is not None and not self._unreadable:
             logger.warning(
                 "the oldest records that wait cannot be read: %s; until they are, lag in seconds is too low",
-                _reason(failure, READ_TIMEOUT),
+                reason_of(failure, READ_TIMEOUT),
             )
         self._unreadable = failure is not None
 
@@ -165,7 +166,7 @@ class LagPoller:
             logger.warning(
                 "the lag of %s cannot be read: %s; trying again every %g s",
                 ", ".join(begun),
-                _reason(failures[begun[0]], SAMPLE_TIMEOUT),
+                reason_of(failures[begun[0]], SAMPLE_TIMEOUT),
                 self._interval,
             )
         if ended := sorted((self._failing & set(groups)) - failures.keys()):
@@ -173,7 +174,8 @@ class LagPoller:
         self._failing = set(failures)
 
 
-def _reason(error: BaseException, timeout: float) -> str:
+def reason_of(error: BaseException, timeout: float) -> str:
+    """For people. `timeout` is the limit that was set, in seconds."""
     if isinstance(error, TimeoutError):  # which says nothing itself
         return f"no answer within {timeout:g} s"
-    return f"{type(error).__qualname__}: {error}"
+    return str(error) if isinstance(error, StreamkitError) else f"{type(error).__qualname__}: {error}"

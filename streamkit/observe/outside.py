@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from prometheus_client.core import Metric
 
-from streamkit.errors import StreamkitError
 from streamkit.observe.assigned import Assigned
 from streamkit.observe.families import Family, with_samples
 from streamkit.observe.lag import COMMIT_INTERVAL, INTERVAL, LagTable, PartitionLag
 from streamkit.observe.lag_metrics import lag_metrics
+from streamkit.observe.lag_poller import reason_of
 from streamkit.observe.partition_state import PartitionState
 from streamkit.observe.slots import WorkerSlots
 from streamkit.record import TopicPartition
@@ -117,10 +117,7 @@ class OutsideView:
 
     def reason(self, failure: Failure) -> str:
         """For people."""
-        error = failure.error
-        if isinstance(error, TimeoutError):  # which says nothing itself
-            return f"no answer within {self._timeout:g} s"
-        return str(error) if isinstance(error, StreamkitError) else f"{type(error).__qualname__}: {error}"
+        return reason_of(failure.error, self._timeout)
 
     async def start(self) -> None:
         """Look for the first time. Raises what keeps all groups from being looked at."""
