@@ -103,7 +103,7 @@ def lines(
 ) -> Panel:
     """Each query is an expression and a legend."""
     options = {
-        "legend": {"displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull", "max"]},
+        "legend": {"showLegend": True, "displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull", "max"]},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
     asked = tuple(Query(expression, legend) for expression, legend in queries)
@@ -150,6 +150,11 @@ def states(title: str, description: str, expression: str, legend: str, values: S
             for number, (text, colour) in enumerate(values)
         },
     }
-    options = {"showValue": "never", "mergeValues": True, "rowHeight": 0.8, "legend": {"showLegend": True}}
+    options = {
+        "showValue": "never",
+        "mergeValues": True,
+        "rowHeight": 0.8,
+        "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom"},
+    }
     asked = (Query(expression, legend),)
     return Panel("state-timeline", title, description, asked, width=12, mappings=[mapping], options=options)
