@@ -123,6 +123,11 @@ class OffsetWindow:
             self._advance()
         return changed
 
+    def is_settled(self, sequence: int) -> bool:
+        """Whether the record with this sequence is. Asked from another thread, it may be late by what just happens."""
+        index = sequence - self._first
+        return index < self._head or 1 in self._done[index : index + 1]
+
     def settled_ranges(self) -> list[tuple[int, int]]:
         """Offset ranges [start, end) beyond `committable` that hold only settled records.
 

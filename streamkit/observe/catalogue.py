@@ -126,8 +126,8 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
         "streamkit_event_watermark_timestamp_seconds",
         "gauge",
         _AGENT,
-        "The least of these timestamps of the partitions in which records wait; of one that has settled none, when its "
-        "oldest was written. Tiers do not count. Absent while nothing waits.",
+        "The least, over the partitions in which records wait, of the latest timestamp that was settled there and that "
+        "of the oldest record that waits. Tiers do not count. Absent while nothing waits.",
     ),
     _lag(
         "streamkit_consumer_lag_records",

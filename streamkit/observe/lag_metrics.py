@@ -77,8 +77,9 @@ def _watermarks(agents: Sequence[Assigned], groups: Groups) -> Family:
         sources = {p: known.oldest for p, known in groups[agent.group].items() if p.topic not in agent.tier_topics}
         waiting = {p: oldest.since for p, oldest in sources.items() if oldest is not None and oldest.since is not None}
         if waiting and None not in sources.values():  # the least of some would be too late
-            settled = {p: state.event_timestamp for p, state in states.items() if state.event_timestamp is not None}
-            family.add((agent.group, agent.agent), min(settled.get(p, since) for p, since in waiting.items()))
+            settled = [at for p in waiting if (at := states[p].event_timestamp) is not None]
+            # What waits may be older than what was settled ahead of it.
+            family.add((agent.group, agent.agent), min([*settled, *waiting.values()]))
     return family
 
 

@@ -16,6 +16,7 @@ from streamkit.errors import StreamkitError
 from streamkit.observe.first_records import read_first
 from streamkit.observe.lag import Assignments, LagTable, Offsets, assignments
 from streamkit.observe.slots import AgentSlots, WorkerSlots
+from streamkit.record import TopicPartition
 from streamkit.transport.base import Admin, Reader
 
 logger = logging.getLogger("streamkit.observe")
@@ -24,6 +25,7 @@ logger = logging.getLogger("streamkit.observe")
 ASSIGNMENT_CHECK = 0.25
 SAMPLE_TIMEOUT = 10.0
 READ_TIMEOUT = 5.0
+WATERMARK_TIMEOUT = 2.0
 CLOSE_TIMEOUT = 2.0
 
 MOST_READS = 10  # a sample: each may cost a fetch of a MiB
@@ -53,6 +55,7 @@ class LagPoller:
         self._sampling = asyncio.Lock()
         self._failing: set[str] = set()
         self._unreadable = False
+        self._unmarked: set[str] = set()  # groups whose lag is read without the watermarks
 
     async def run(self) -> None:
         """Sample until cancelled; close the client then."""
@@ -105,25 +108,37 @@ class LagPoller:
         return {a.group: result for a, result in zip(agents, results, strict=True) if isinstance(result, BaseException)}
 
     async def _sample_group(self, admin: Admin, agent: AgentSlots) -> None:
-        at, partitions = self._table.now(), agent.assigned
+        partitions = agent.assigned
+        # Before the stable ends: the other way round, what is written meanwhile would look like an open transaction.
+        watermarks, unmarked = await self._watermarks(admin, partitions)
+        at = self._table.now()
         async with asyncio.timeout(SAMPLE_TIMEOUT):
             # The commit is read before the end. Neither ever goes down, so the difference is at least the true lag of
             # every moment in between, by at most what was committed or appended meanwhile. Read the other way round, a
             # fast group would look caught up, or ahead of its log.
             committed = await admin.committed(agent.group, partitions)
             ranges = await admin.log_ranges(partitions)
-            # After the stable end, which it is never below.
-            watermarks = await admin.high_watermarks(partitions)
         offsets = {
             partition: Offsets(
                 log.start,
                 log.end,
                 committed[partition].offset if partition in committed else None,
-                watermarks[partition],
+                watermarks.get(partition),
             )
             for partition, log in ranges.items()
         }
         self._table.record(agent.group, offsets, at)
+        self._report_watermarks(agent.group, unmarked)
+
+    async def _watermarks(
+        self, admin: Admin, partitions: Collection[TopicPartition]
+    ) -> tuple[Mapping[TopicPartition, int], Exception | None]:
+        """Empty, and why, if they cannot be read: that is not worth the lag."""
+        try:
+            async with asyncio.timeout(WATERMARK_TIMEOUT):
+                return await admin.high_watermarks(partitions), None
+        except Exception as error:
+            return {}, error
 
     async def _read_oldest(self, agents: Collection[AgentSlots]) -> None:
         unread = [each for agent in agents for each in self._table.unread(agent)]
@@ -172,6 +187,15 @@ class LagPoller:
         if ended := sorted((self._failing & set(groups)) - failures.keys()):
             logger.info("the lag of %s is read again", ", ".join(ended))
         self._failing = set(failures)
+
+    def _report_watermarks(self, group: str, failure: Exception | None) -> None:
+        """Of a group whose lag is read: else that is said already."""
+        if failure is None:
+            self._unmarked.discard(group)
+        elif group not in self._unmarked:
+            self._unmarked.add(group)
+            reason = reason_of(failure, WATERMARK_TIMEOUT)
+            logger.warning("what open transactions hold back from %s cannot be read: %s", group, reason)
 
 
 def reason_of(error: BaseException, timeout: float) -> str:

@@ -50,12 +50,17 @@ def _reading(
     since_1970: float,
 ) -> PartitionState:
     window = mine.window
+    # What a handler that keeps the loop keeps from the window too: it is settled as soon as that lets go.
+    settling = set(mine.settling)
     unsettled, head = _head(window)
     stamp, due, began = None, None, None
     if head is not None:
         stamp = mine.stamps.at(head)
         due = None if mine.dues is None else mine.dues.at(head)
-        began = in_flight.get(head)
+        runs = head
+        while settling and (runs in settling or window.is_settled(runs)):
+            runs += 1
+        began = in_flight.get(runs)
     return PartitionState(
         unsettled=unsettled,
         position=max(window.next_offset, unsettled),
@@ -63,7 +68,7 @@ def _reading(
         head_started=None if began is None else since_1970 + began,
         head_due=due / 1000 if due else None,
         head_blocked=head is not None and (mine, head) in blocked,
-        buffered=max(0, window.pending - len(in_flight)),
+        buffered=max(0, window.pending - len(settling) - len(in_flight)),
         settled_ahead=window.ahead,
         closed=_closed(mine),
         progressed_at=mine.progressed_at,

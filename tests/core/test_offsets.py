@@ -104,6 +104,22 @@ class Windows(RuleBasedStateMachine):
 TestWindows = Windows.TestCase
 
 
+@given(logs_and_settlements())
+def test_what_is_settled_is_known_of_each_record(case: tuple[list[int], list[int]]) -> None:
+    offsets, settlements = case
+    window = registered(offsets)
+    window.settle_all(settlements)
+    assert {n for n in range(len(offsets) + 1) if window.is_settled(n)} == set(settlements)
+
+
+def test_what_is_settled_is_known_of_records_that_the_window_holds_no_more() -> None:
+    window = registered(list(range(COMPACT_AT + 2)))
+    window.settle_all(range(COMPACT_AT))
+    assert window.is_settled(0)
+    assert window.is_settled(COMPACT_AT - 1)
+    assert not window.is_settled(COMPACT_AT)
+
+
 def test_committable_before_the_first_record_is_where_the_assignment_started() -> None:
     window = OffsetWindow(start=42)
     assert (window.committable, window.next_offset, window.size) == (42, 42, 0)

@@ -107,6 +107,8 @@ class Brokers:
     calls: list[str] = field(default_factory=list[str])
     open: int = 0
     before_ranges: Callable[[], None] = lambda: None
+    after_ranges: Callable[[], None] = lambda: None
+    before_watermarks: Callable[[], None] = lambda: None
 
     def admin(self) -> FakeAdmin:
         return FakeAdmin(self)
@@ -144,10 +146,13 @@ class FakeAdmin:
     async def log_ranges(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, LogRange]:
         self._ask("log_ranges")
         self._brokers.before_ranges()
-        return {p: r for p, r in self._brokers.ranges.items() if p in partitions}
+        found = {p: r for p, r in self._brokers.ranges.items() if p in partitions}
+        self._brokers.after_ranges()
+        return found
 
     async def high_watermarks(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         self._ask("high_watermarks")
+        self._brokers.before_watermarks()
         return {p: r.end for p, r in self._brokers.ranges.items() if p in partitions}
 
     async def committed(

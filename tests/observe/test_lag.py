@@ -147,6 +147,15 @@ def test_the_watermark_is_the_least_event_time_of_the_partitions_in_which_someth
     assert watermark not in scraped(table, idle)
 
 
+def test_the_watermark_does_not_pass_a_record_that_hangs_while_later_ones_are_settled() -> None:
+    clock = Clock()
+    table = clock.table()
+    table.record(GROUP, {FIRST: Offsets(0, 100, 40)}, at=NOW)
+    agent = an_agent(p0=state(40, head_timestamp=NOW - 3600)._replace(event_timestamp=NOW - 1))
+    watermark = series("streamkit_event_watermark_timestamp_seconds", group=GROUP, agent="charge")
+    assert scraped(table, agent)[watermark] == NOW - 3600
+
+
 def test_a_record_in_memory_has_its_age_before_any_sample() -> None:
     agent = an_agent(p0=state(40, head_timestamp=NOW - 7))
     assert scraped(Clock().table(), agent)[of_first("consumer_lag_seconds")] == 7

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 
+from streamkit.errors import TransportError
 from streamkit.observe import lag_poller
 from streamkit.observe.assigned import Assigned
 from streamkit.observe.lag import LagTable
@@ -16,7 +17,7 @@ from streamkit.observe.slots import AgentSlots, WorkerSlots
 from streamkit.record import TopicPartition
 from streamkit.transport.base import LogRange, Reader
 from streamkit.transport.memory import MemoryBroker, MemoryTransport
-from tests.observe.support import ORDERS, Brokers, running_worker
+from tests.observe.support import ORDERS, Brokers, FakeAdmin, running_worker
 from tests.runtime.support import SETTINGS, simulated
 
 GROUP = "billing.charge"
@@ -78,6 +79,50 @@ def test_the_commit_is_read_before_the_end_so_lag_is_never_too_low() -> None:
 
     brokers.before_ranges = a_producer_and_the_group_move_on
     assert sampled(slots, brokers).current(GROUP, agent.assigned) == {ORDERS[0]: 950}
+
+
+def test_what_is_written_while_the_lag_is_read_does_not_look_like_an_open_transaction() -> None:
+    slots, _ = assigned_worker(ORDERS[0])
+    brokers = Brokers(ranges={ORDERS[0]: LogRange(0, 100)})
+
+    def somebody_writes() -> None:
+        brokers.ranges[ORDERS[0]] = LogRange(0, brokers.ranges[ORDERS[0]].end + 10)
+
+    brokers.before_ranges = brokers.after_ranges = somebody_writes
+    (offsets,) = sampled(slots, brokers).samples(GROUP).values()
+    assert offsets.unstable == 0
+
+
+@pytest.mark.parametrize("error", [TransportError("the leader has moved"), KeyError("topic")])
+def test_without_the_watermarks_the_lag_is_known_all_the_same(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    slots, agent = assigned_worker(*ORDERS[:2])
+    brokers = Brokers(ranges=dict.fromkeys(ORDERS[:2], LogRange(0, 7)))
+
+    def refuse() -> None:
+        raise error
+
+    brokers.before_watermarks = refuse
+    table = sampled(slots, brokers)
+    assert table.current(GROUP, agent.assigned) == dict.fromkeys(ORDERS[:2], 7)
+    assert {offsets.unstable for offsets in table.samples(GROUP).values()} == {None}
+    assert "what open transactions hold back from billing.charge cannot be read" in caplog.text
+
+
+def test_brokers_that_do_not_answer_for_the_watermarks_do_not_take_the_time_for_the_lag(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lag_poller, "WATERMARK_TIMEOUT", 0.01)
+    slots, agent = assigned_worker(ORDERS[0])
+    brokers = Brokers(ranges={ORDERS[0]: LogRange(0, 7)})
+
+    async def never(self: FakeAdmin, partitions: object) -> dict[TopicPartition, int]:
+        await asyncio.Event().wait()
+        return {}
+
+    monkeypatch.setattr(FakeAdmin, "high_watermarks", never)
+    assert sampled(slots, brokers).current(GROUP, agent.assigned) == {ORDERS[0]: 7}
 
 
 def test_a_commit_beyond_the_end_is_no_lag() -> None:

@@ -52,6 +52,54 @@ async def test_a_handler_that_does_not_let_go_of_the_loop_is_seen_to_run(shape: 
 
 @SHAPES
 @simulated
+async def test_a_handler_that_keeps_the_loop_is_seen_to_run_though_others_were_handled_just_before(shape: str) -> None:
+    world = MeasuredWorld()
+    seen: list[PartitionState] = []
+
+    async def body(record: Record[str, bytes]) -> None:
+        if record.key == "c":
+            seen.append(reading(working))  # as another thread would read it
+
+    for key in ("a", "b", "c", "d"):
+        world.send(key)
+    async with world.working_with_topics(shaped(shape, body)) as working:
+        await world.settled(working)
+        (state,) = seen
+        assert state.head_started == pytest.approx(wall(), abs=3.0)
+        assert state.buffered == (0 if shape == "batch" else 1)
+
+
+@simulated
+async def test_the_oldest_handler_is_told_past_what_was_settled_ahead_while_another_keeps_the_loop() -> None:
+    world = MeasuredWorld()
+    go_on = asyncio.Event()
+    seen: list[PartitionState] = []
+
+    async def body(record: Record[str, bytes]) -> None:
+        if record.key == "keeps":
+            seen.append(reading(working))  # as another thread would read it
+        elif record.key != "fast":
+            await go_on.wait()
+
+    async with world.working_with_topics(shaped("record", body, concurrency=2)) as working:
+        await working.joined()
+        for key in ("slow", "fast", "fast"):
+            world.send(key)
+        await until(lambda: reading(working).settled_ahead == 2)
+        began = wall()
+        world.send("slow too")
+        world.send("keeps")
+        await asyncio.sleep(10)
+        assert not seen
+        go_on.set()
+        await world.settled(working)
+        (state,) = seen  # the first one is handled, and the window does not know it yet
+        assert (state.unsettled, state.settled_ahead) == (0, 2)
+        assert state.head_started == pytest.approx(began, abs=1.0)
+
+
+@SHAPES
+@simulated
 async def test_of_a_partition_in_which_all_is_settled_nothing_is_told_but_where_it_is(shape: str) -> None:
     world = MeasuredWorld(partitions=2)
 
