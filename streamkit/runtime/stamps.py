@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-FORGET_AT = 4096
+FORGET_AT = 512
 
 
 class Stamps:
