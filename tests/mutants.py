@@ -20,7 +20,7 @@ from typing import NamedTuple
 from tests.transport.kafka.mutants import WORKAROUNDS
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("streamkit", "tests", "apps", "pyproject.toml")
+COPIED = ("streamkit", "tests", "apps", "docs", "pyproject.toml")
 AT_ONCE = 2
 # A mutant may ask for any amount of memory: 8 GiB of addresses (a JVM needs 4), and not the whole machine.
 LIMITED_PYTEST = """
@@ -684,8 +684,8 @@ MUTANTS = [
     Mutant(
         "a zombie goes on after its lease",
         POOL,
-        "min(begun + SLICE, self._events.lease)",
-        "begun + SLICE",
+        "min(started + SLICE, self._events.lease)",
+        "started + SLICE",
         f"{MEMBERSHIP_TESTS}::test_a_zombie_starts_nothing_after_its_lease_and_commits_nothing",
     ),
     Mutant(
