@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, Literal
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.samples import Exemplar as Shown
@@ -51,7 +51,7 @@ class Family:
             for partition, value in sorted(values.items()):
                 self.add((group, partition.topic, str(partition.partition)), value)
         elif self.spec.by_topic:
-            for topic, value in sorted(_together(self.spec.by_topic, values, assigned)):
+            for topic, value in sorted(together(self.spec.by_topic, values, assigned)):
                 self.add((group, topic), value)
 
 
@@ -74,9 +74,10 @@ def _shown(exemplar: Exemplar) -> Shown:
 _TOGETHER: Final[Mapping[str, Callable[[Iterable[float]], float]]] = {"sum": sum, "max": max, "min": min}
 
 
-def _together(
-    how: str, values: Mapping[TopicPartition, float], assigned: Collection[TopicPartition]
+def together(
+    how: Literal["sum", "max", "min"], values: Mapping[TopicPartition, float], assigned: Collection[TopicPartition]
 ) -> Iterator[tuple[str, float]]:
+    """What the values of a topic's partitions are together. No sum where not all that are assigned have one."""
     by_topic: dict[str, list[float]] = {}
     for partition, value in values.items():
         by_topic.setdefault(partition.topic, []).append(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -10,7 +9,7 @@ from prometheus_client.core import Metric
 
 from streamkit.observe.assigned import Assigned
 from streamkit.observe.catalogue import Detail
-from streamkit.observe.families import Family, with_samples
+from streamkit.observe.families import Family, together, with_samples
 from streamkit.observe.lag import LagTable, PartitionLag
 from streamkit.observe.slots import AgentSlots
 from streamkit.record import TopicPartition
@@ -57,17 +56,12 @@ def _families(
 
 
 def _unstable(groups: Groups) -> Family:
-    """Of topics of which all that is assigned is known: a part of the sum would look like all of it."""
     family = Family("streamkit_unstable_records")
     for group, partitions in groups.items():
-        totals, unknown = Counter[str](), set[str]()
-        for partition, known in partitions.items():
-            if known.offsets is None or known.offsets.unstable is None:
-                unknown.add(partition.topic)
-            else:
-                totals[partition.topic] += known.offsets.unstable
-        for topic in sorted(totals.keys() - unknown):
-            family.add((group, topic), totals[topic])
+        sampled = {p: known.offsets.unstable for p, known in partitions.items() if known.offsets is not None}
+        values = {partition: unstable for partition, unstable in sampled.items() if unstable is not None}
+        for topic, total in sorted(together("sum", values, partitions)):
+            family.add((group, topic), total)
     return family
 
 

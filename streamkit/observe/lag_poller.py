@@ -7,12 +7,11 @@ partition is closed or the loop is blocked: when lag matters. Everything here ru
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Collection, Mapping
 
-from streamkit.errors import StreamkitError
+from streamkit.observe.brokers import Brokers, reason_of
 from streamkit.observe.first_records import read_first
 from streamkit.observe.lag import Assignments, LagTable, Offsets, assignments
 from streamkit.observe.slots import AgentSlots, WorkerSlots
@@ -26,7 +25,6 @@ ASSIGNMENT_CHECK = 0.25
 SAMPLE_TIMEOUT = 10.0
 READ_TIMEOUT = 5.0
 WATERMARK_TIMEOUT = 2.0
-CLOSE_TIMEOUT = 2.0
 
 MOST_READS = 10  # a sample: each may cost a fetch of a MiB
 
@@ -46,12 +44,11 @@ class LagPoller:
     ) -> None:
         """Without `reader_factory` nothing is read: how old a backlog is that was there before is then not known."""
         self._slots = slots
-        self._admin_factory = admin_factory
+        self._brokers = Brokers(admin_factory)
         self._reader_factory = reader_factory
         self._most_reads = most_reads
         self._table = table
         self._interval = interval
-        self._admin: Admin | None = None
         self._sampling = asyncio.Lock()
         self._failing: set[str] = set()
         self._unreadable = False
@@ -84,7 +81,6 @@ class LagPoller:
             failures = await self._sample_groups(agents)
             self._report([agent.group for agent in agents], failures)
             if failures:
-                # A client that has lost its brokers does not always find back by itself.
                 await self.close()
             sampled = [agent for agent in agents if agent.group not in failures]
             await self._read_oldest(sampled)
@@ -101,7 +97,7 @@ class LagPoller:
     async def _sample_groups(self, agents: Collection[AgentSlots]) -> dict[str, BaseException]:
         try:
             async with asyncio.timeout(SAMPLE_TIMEOUT):
-                admin = await self._connected()
+                admin = await self._brokers.connected()
         except Exception as error:
             return {agent.group: error for agent in agents}
         results = await asyncio.gather(*(self._sample_group(admin, agent) for agent in agents), return_exceptions=True)
@@ -157,23 +153,9 @@ class LagPoller:
             )
         self._unreadable = failure is not None
 
-    async def _connected(self) -> Admin:
-        if self._admin is None:
-            self._admin = self._admin_factory()
-            try:
-                await self._admin.start()
-            except BaseException:
-                await self.close()
-                raise
-        return self._admin
-
     async def close(self) -> None:
-        admin, self._admin = self._admin, None
-        if admin is None:
-            return
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await admin.stop()
+        """Does not raise."""
+        await self._brokers.close()
 
     def _report(self, groups: Collection[str], failures: Mapping[str, BaseException]) -> None:
         """Log the begin and the end of an outage, not every sample of it."""
@@ -196,10 +178,3 @@ class LagPoller:
             self._unmarked.add(group)
             reason = reason_of(failure, WATERMARK_TIMEOUT)
             logger.warning("what open transactions hold back from %s cannot be read: %s", group, reason)
-
-
-def reason_of(error: BaseException, timeout: float) -> str:
-    """For people. `timeout` is the limit that was set, in seconds."""
-    if isinstance(error, TimeoutError):  # which says nothing itself
-        return f"no answer within {timeout:g} s"
-    return str(error) if isinstance(error, StreamkitError) else f"{type(error).__qualname__}: {error}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import defaultdict
@@ -14,10 +13,10 @@ from typing import NamedTuple
 from prometheus_client.core import Metric
 
 from streamkit.observe.assigned import Assigned
+from streamkit.observe.brokers import Brokers, reason_of
 from streamkit.observe.families import Family, with_samples
 from streamkit.observe.lag import COMMIT_INTERVAL, INTERVAL, LagTable, PartitionLag
 from streamkit.observe.lag_metrics import lag_metrics
-from streamkit.observe.lag_poller import reason_of
 from streamkit.observe.partition_state import PartitionState
 from streamkit.observe.slots import WorkerSlots
 from streamkit.record import TopicPartition
@@ -27,7 +26,6 @@ logger = logging.getLogger("streamkit.observe")
 
 AT_ONCE = 500  # topics that are asked for together
 PARTITIONS_AT_ONCE = 10_000
-CLOSE_TIMEOUT = 2.0  # seconds
 
 
 class WatchedGroup(NamedTuple):
@@ -96,9 +94,8 @@ class OutsideView:
         self._groups = groups
         self._slots = slots
         self._table = table
-        self._admin_factory = admin_factory
+        self._brokers = Brokers(admin_factory)
         self._timeout = timeout
-        self._admin: Admin | None = None
         self._moved: dict[tuple[str, TopicPartition], tuple[int, float]] = {}  # where it was last, and since when
         self._seen: dict[str, float] = {}  # when last
         self.infos = table.infos
@@ -134,27 +131,13 @@ class OutsideView:
 
     async def close(self) -> None:
         """Does not raise."""
-        admin, self._admin = self._admin, None
-        if admin is not None:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await admin.stop()
-
-    async def _connected(self) -> Admin:
-        if self._admin is None:
-            self._admin = self._admin_factory()
-            try:
-                await self._admin.start()
-            except BaseException:
-                await self.close()
-                raise
-        return self._admin
+        await self._brokers.close()
 
     async def _look_at_all(self) -> None:
         at, deadline = self._table.now(), asyncio.get_running_loop().time() + self._timeout
         try:
             async with asyncio.timeout_at(deadline):
-                admin = await self._connected()
+                admin = await self._brokers.connected()
         except Exception as error:
             found: list[Exception | None] = [error] * len(self._groups)
         else:
@@ -168,7 +151,6 @@ class OutsideView:
             self.infos.pop(each.group, None)
             self._slots.agents[each.agent].topic_partitions = {}
         if self.silence or not all(isinstance(failure.error, Refused) for failure in self.failures.values()):
-            # A client that has lost brokers does not always find back by itself.
             await self.close()
 
     async def _look(self, admin: Admin, watched: WatchedGroup, deadline: float) -> Exception | None:
